@@ -1,0 +1,244 @@
+//! Messages with a meaning: commands, metadata, media.
+
+use bytes::{Bytes, BytesMut};
+use container::flv;
+use media::{AudioCodec, VideoCodec};
+
+use crate::amf0::{self, Value};
+use crate::chunk::Message;
+use crate::{Error, Violation};
+
+/// Message types. spec: RTMP 1.0 §5.4, §6.2, §7.1
+pub(crate) mod type_id {
+    pub(crate) const SET_CHUNK_SIZE: u8 = 1;
+    pub(crate) const ABORT: u8 = 2;
+    pub(crate) const ACKNOWLEDGEMENT: u8 = 3;
+    pub(crate) const USER_CONTROL: u8 = 4;
+    pub(crate) const WINDOW_ACK_SIZE: u8 = 5;
+    pub(crate) const SET_PEER_BANDWIDTH: u8 = 6;
+    pub(crate) const AUDIO: u8 = 8;
+    pub(crate) const VIDEO: u8 = 9;
+    pub(crate) const DATA_AMF3: u8 = 15;
+    pub(crate) const COMMAND_AMF3: u8 = 17;
+    pub(crate) const DATA_AMF0: u8 = 18;
+    pub(crate) const COMMAND_AMF0: u8 = 20;
+    pub(crate) const AGGREGATE: u8 = 22;
+}
+
+/// A command message: RTMP 1.0 §7.1.1.
+#[derive(Clone, Debug)]
+pub(crate) struct CommandMessage {
+    pub(crate) name: String,
+    pub(crate) transaction: f64,
+    /// The command object and what follows it.
+    pub(crate) arguments: Vec<Value>,
+}
+
+impl CommandMessage {
+    /// Reads type 20, or type 17, which wraps the same values behind one byte.
+    pub(crate) fn parse(message: &Message) -> Result<Self, Violation> {
+        let mut values = decode_wrapped(message, type_id::COMMAND_AMF3)?.into_iter();
+        let Some(Value::String(name)) = values.next() else { return Err(Violation::Command("without a name")) };
+        let transaction = values.next().and_then(|value| value.as_f64()).unwrap_or(0.0);
+        Ok(Self { name, transaction, arguments: values.collect() })
+    }
+
+    /// The text of argument `index`, the command object being 0.
+    pub(crate) fn text(&self, index: usize) -> Option<&str> {
+        self.arguments.get(index)?.as_str()
+    }
+
+    pub(crate) fn encode(name: &str, transaction: f64, arguments: &[Value]) -> BytesMut {
+        let mut out = BytesMut::new();
+        amf0::encode(&mut out, &name.into());
+        amf0::encode(&mut out, &transaction.into());
+        arguments.iter().for_each(|argument| amf0::encode(&mut out, argument));
+        out
+    }
+}
+
+/// The values of a data message (types 18 and 15).
+pub(crate) fn decode_data(message: &Message) -> Result<Vec<Value>, Violation> {
+    decode_wrapped(message, type_id::DATA_AMF3)
+}
+
+fn decode_wrapped(message: &Message, amf3_type: u8) -> Result<Vec<Value>, Violation> {
+    let wrapped = message.type_id == amf3_type && message.payload.first() == Some(&0);
+    amf0::decode_all(message.payload.get(usize::from(wrapped)..).unwrap_or_default())
+}
+
+/// What an encoder says of itself in `onMetaData`; all of it is a hint.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metadata {
+    /// Name of the encoder.
+    pub encoder: Option<String>,
+    /// Frames per second.
+    pub frame_rate: Option<f64>,
+    /// Declared video bit rate.
+    pub video_bits_per_second: Option<u64>,
+    /// Declared audio bit rate.
+    pub audio_bits_per_second: Option<u64>,
+    /// A video track was announced.
+    pub has_video: bool,
+    /// An audio track was announced.
+    pub has_audio: bool,
+    /// Declared sampling rate of the sound.
+    pub audio_sample_rate: Option<u32>,
+    /// Declared number of channels.
+    pub audio_channels: Option<u8>,
+}
+
+impl Metadata {
+    /// From the values of a data message; `None` unless it is `onMetaData`, with or without `@setDataFrame`.
+    pub(crate) fn from_values(values: &[Value]) -> Option<Self> {
+        let mut values = values.iter();
+        let mut name = values.next()?.as_str()?;
+        if name == "@setDataFrame" {
+            name = values.next()?.as_str()?;
+        }
+        let properties = values.next().filter(|_| name == "onMetaData")?;
+        let number = |name: &str| properties.get(name).and_then(Value::as_f64).filter(|number| *number > 0.0);
+        let bits = |name: &str| properties.get(name).and_then(Value::as_u32).map(|kilo| u64::from(kilo) * 1000);
+        let is_set = |name: &str| !matches!(properties.get(name), None | Some(Value::Null | Value::Boolean(false)));
+        let stereo = match properties.get("stereo") {
+            Some(Value::Boolean(stereo)) => Some(1 + u8::from(*stereo)),
+            _ => None,
+        };
+        Some(Self {
+            encoder: properties.get("encoder").and_then(Value::as_str).map(|name| name.chars().take(80).collect()),
+            frame_rate: number("framerate").or_else(|| number("videoframerate")).or_else(|| number("fps")),
+            video_bits_per_second: bits("videodatarate"),
+            audio_bits_per_second: bits("audiodatarate"),
+            has_video: is_set("videocodecid") || is_set("width"),
+            has_audio: is_set("audiocodecid") || is_set("audiosamplerate"),
+            audio_sample_rate: properties.get("audiosamplerate").and_then(Value::as_u32),
+            audio_channels: properties
+                .get("audiochannels")
+                .and_then(Value::as_u32)
+                .and_then(|count| u8::try_from(count).ok())
+                .or(stereo),
+        })
+    }
+
+    /// The values of an `onMetaData` message that says the same.
+    pub(crate) fn to_values(&self) -> Vec<Value> {
+        let mut properties = Vec::new();
+        let mut number = |name: &str, value: Option<f64>| {
+            if let Some(value) = value {
+                properties.push((name.to_owned(), Value::Number(value)));
+            }
+        };
+        let kilo = |bits: Option<u64>| bits.and_then(|bits| u32::try_from(bits / 1000).ok()).map(f64::from);
+        number("framerate", self.frame_rate);
+        number("videodatarate", kilo(self.video_bits_per_second));
+        number("audiodatarate", kilo(self.audio_bits_per_second));
+        number("audiosamplerate", self.audio_sample_rate.map(f64::from));
+        number("audiochannels", self.audio_channels.map(f64::from));
+        number("videocodecid", self.has_video.then_some(7.0));
+        number("audiocodecid", self.has_audio.then_some(10.0));
+        properties.push(("encoder".into(), self.encoder.as_deref().unwrap_or("Throughline").into()));
+        vec!["onMetaData".into(), Value::Object(properties)]
+    }
+}
+
+/// One track's part of an audio or video message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Media {
+    /// From a video message.
+    Video(flv::Packet<VideoCodec>),
+    /// From an audio message.
+    Audio(flv::Packet<AudioCodec>),
+}
+
+/// Reads an audio or video message; `on_media` is called for each track in it.
+pub(crate) fn parse_media(type_id: u8, body: &Bytes, mut on_media: impl FnMut(Media)) -> Result<(), Error> {
+    if body.is_empty() {
+        return Ok(()); // an empty message: some encoders send one to say that a track is silent
+    }
+    let result = if type_id == type_id::VIDEO {
+        flv::parse_video(body, |packet| on_media(Media::Video(packet)))
+    } else {
+        flv::parse_audio(body, |packet| on_media(Media::Audio(packet)))
+    };
+    Ok(result?)
+}
+
+/// Takes an aggregate message apart: FLV tags, whose times are relative to the first. spec: RTMP 1.0 §7.1.6
+pub(crate) fn split_aggregate(message: &Message) -> Vec<Message> {
+    let mut messages = Vec::new();
+    let mut rest = message.payload.clone();
+    let mut first = None;
+    while let &[type_id, l2, l1, l0, t2, t1, t0, t3, _, _, _, ..] = rest.as_ref() {
+        let length = usize::from(l2) << 16 | usize::from(l1) << 8 | usize::from(l0);
+        if rest.len() < 11 + length {
+            break;
+        }
+        let time = u32::from_be_bytes([t3, t2, t1, t0]);
+        let offset = time.wrapping_sub(*first.get_or_insert(time));
+        messages.push(Message {
+            type_id,
+            stream_id: message.stream_id,
+            timestamp: message.timestamp.wrapping_add(offset),
+            payload: rest.slice(11..11 + length),
+        });
+        rest = rest.slice((11 + length + 4).min(rest.len())..);
+    }
+    messages
+}
+
+/// Unrolls 32-bit milliseconds into 64 bits: steps of less than 2³¹ either way are taken as they are.
+#[derive(Debug, Default)]
+pub(crate) struct Unroller {
+    last: Option<i64>,
+}
+
+impl Unroller {
+    pub(crate) fn unroll(&mut self, timestamp: u32) -> i64 {
+        let unrolled = match self.last {
+            None => i64::from(timestamp),
+            Some(last) => {
+                let low = u32::try_from(last & 0xffff_ffff).unwrap_or(0);
+                last.saturating_add(i64::from(timestamp.wrapping_sub(low).cast_signed()))
+            }
+        };
+        self.last = Some(unrolled);
+        unrolled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_unroll_over_the_wrap_and_back() {
+        let mut unroller = Unroller::default();
+        let stamps = [u32::MAX - 20, 20, u32::MAX - 10, 40];
+        let unrolled: Vec<i64> = stamps.into_iter().map(|stamp| unroller.unroll(stamp)).collect();
+        let wrap = 1i64 << 32;
+        assert_eq!(unrolled, [wrap - 21, wrap + 20, wrap - 11, wrap + 40]);
+    }
+
+    #[test]
+    fn metadata_says_the_same_after_a_round_trip() {
+        let metadata = Metadata {
+            encoder: Some("obs-output module (libobs version 29.0.2)".into()),
+            frame_rate: Some(30.0),
+            video_bits_per_second: Some(2_500_000),
+            has_video: true,
+            has_audio: true,
+            audio_channels: Some(2),
+            ..Metadata::default()
+        };
+        assert_eq!(Metadata::from_values(&metadata.to_values()), Some(metadata));
+        assert_eq!(Metadata::from_values(&["onCuePoint".into(), Value::Null]), None);
+    }
+
+    #[test]
+    fn aggregates_come_apart_with_relative_times() {
+        let tag = |type_id: u8, time: u8| [type_id, 0, 0, 1, 0, 0, time, 0, 0, 0, 0, 7, 0, 0, 0, 12];
+        let payload = [tag(9, 40), tag(8, 50)].concat().into();
+        let parts = split_aggregate(&Message { type_id: 22, stream_id: 1, timestamp: 1000, payload });
+        assert_eq!(parts.iter().map(|part| (part.type_id, part.timestamp)).collect::<Vec<_>>(), [(9, 1000), (8, 1010)]);
+    }
+}
