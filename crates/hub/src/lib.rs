@@ -1,1 +1,128 @@
-//! x
+//! The hub: streams, legs, the timeline, the switch, the program, the ring of recent GOPs.
+//!
+//! Everything that comes in becomes a [`Leg`]; everything that goes out reads through a [`Subscriber`]. The hub knows no
+//! protocol and is told the time.
+//!
+//! Invariants: publishing appends and wakes, it never waits and never loops over subscribers; program DTS strictly
+//! increases per track; a slow subscriber skips whole GOPs. The one lock per stream guards O(1) appends and reads.
+#![deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+
+mod observe;
+mod program;
+mod ring;
+mod stream;
+mod timeline;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use media::StreamName;
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+pub use observe::{Advice, Observed, lint};
+pub use program::{Arrival, ProgramStats};
+pub use ring::{Entry, Item, Tracks};
+pub use stream::{
+    Announcement, Leg, PublishError, Publisher, Stream, StreamEvent, StreamState, StreamStatus, Subscriber,
+};
+pub use timeline::{Repaired, Repairs, Timeline};
+
+/// Settings of the hub.
+#[derive(Clone, Copy, Debug)]
+pub struct HubConfig {
+    /// Silence after which another session with the same key takes over.
+    pub takeover_after: Duration,
+    /// Silence of a connected source after which its loss is signalled to viewers.
+    pub silent_after: Duration,
+    /// How long a stream without a source is kept before it ends.
+    pub hold: Duration,
+    /// Most streams at once.
+    pub streams_max: usize,
+}
+
+impl Default for HubConfig {
+    fn default() -> Self {
+        Self {
+            takeover_after: Duration::from_millis(500),
+            silent_after: Duration::from_secs(2),
+            hold: Duration::from_mins(1),
+            streams_max: 2000,
+        }
+    }
+}
+
+/// All streams of a process.
+#[derive(Debug)]
+pub struct Hub {
+    config: HubConfig,
+    streams: RwLock<HashMap<StreamName, Arc<Stream>>>,
+    /// Counts up whenever a stream is added.
+    added: watch::Sender<u64>,
+}
+
+impl Hub {
+    /// A hub without streams.
+    pub fn new(config: HubConfig) -> Self {
+        Self { config, streams: RwLock::default(), added: watch::Sender::new(0) }
+    }
+
+    /// The stream of that name, if it is there.
+    pub fn stream(&self, name: &StreamName) -> Option<Arc<Stream>> {
+        self.streams.read().get(name).cloned()
+    }
+
+    /// All streams, by name.
+    pub fn streams(&self) -> Vec<Arc<Stream>> {
+        let mut streams: Vec<_> = self.streams.read().values().cloned().collect();
+        streams.sort_by(|a, b| a.name().cmp(b.name()));
+        streams
+    }
+
+    /// Changes when a stream is added.
+    pub fn watch_added(&self) -> watch::Receiver<u64> {
+        self.added.subscribe()
+    }
+
+    /// A source for the stream `name`; the stream begins if it is not there.
+    ///
+    /// # Errors
+    /// Somebody else publishes and is healthy, or there are too many streams.
+    pub fn publish(&self, now: Instant, name: &StreamName, publisher: Publisher) -> Result<Leg, PublishError> {
+        let mut streams = self.streams.write();
+        if let Some(stream) = streams.get(name) {
+            return stream.add_leg(now, publisher, self.config.takeover_after);
+        }
+        if streams.len() >= self.config.streams_max {
+            return Err(PublishError::TooManyStreams(self.config.streams_max));
+        }
+        let stream = Arc::new(Stream::new(name.clone()));
+        let leg = stream.add_leg(now, publisher, self.config.takeover_after)?;
+        streams.insert(name.clone(), stream);
+        drop(streams);
+        self.added.send_modify(|count| *count += 1);
+        Ok(leg)
+    }
+
+    /// Looks at the clocks of all streams; call it every 50 ms or so. Returns what happened.
+    pub fn tick(&self, at: Arrival) -> Vec<(StreamName, StreamEvent)> {
+        let mut events = Vec::new();
+        for stream in self.streams() {
+            if let Some(event) = stream.tick(at, self.config.silent_after, self.config.hold) {
+                if event == StreamEvent::Ended {
+                    self.streams.write().remove(stream.name());
+                }
+                events.push((stream.name().clone(), event));
+            }
+        }
+        events
+    }
+
+    /// The operator ends a stream; false if there is none of that name.
+    pub fn end(&self, at: Arrival, name: &StreamName) -> bool {
+        let Some(stream) = self.streams.write().remove(name) else { return false };
+        stream.end(at);
+        true
+    }
+}

@@ -1,0 +1,134 @@
+//! Legs that come and go, and the timeline that stays.
+
+use bytes::Bytes;
+use media::{Dts, Pts};
+
+use super::*;
+use crate::ring::Found;
+
+struct Rig {
+    program: Program,
+    now: Instant,
+}
+
+fn video_config(name: &str) -> CodecConfig {
+    CodecConfig::Video(media::VideoConfig {
+        codec: media::VideoCodec::Avc,
+        record: Bytes::copy_from_slice(name.as_bytes()),
+        width: 640,
+        height: 360,
+        frame_rate: None,
+        codec_string: "avc1.64001f".into(),
+        reorder_frames: None,
+    })
+}
+
+fn audio_config() -> CodecConfig {
+    CodecConfig::Audio(codec::aac::lc_config(48_000, 2).expect("in the tables"))
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self { program: Program::new(), now: Instant::now() }
+    }
+
+    fn handle(&mut self, repaired: Repaired) {
+        self.program.handle(Arrival { now: self.now, utc_nanos: 0 }, repaired);
+    }
+
+    fn begin(&mut self, video: &str) {
+        self.program.begin_leg(self.now);
+        self.program.announce(Announced { video: true, audio: true });
+        self.handle(Repaired::Config(video_config(video)));
+        self.handle(Repaired::Config(audio_config()));
+    }
+
+    fn unit(&mut self, track: TrackKind, dts: i64, is_random_access: bool) {
+        let (duration, payload) = (Some(1024).filter(|_| track == TrackKind::Audio), Bytes::from_static(b"x").into());
+        let (dts, pts) = (Dts(dts), Pts(dts));
+        self.handle(Repaired::Unit(AccessUnit { track, dts, pts, duration, is_random_access, payload }));
+    }
+
+    /// A second of 25 frames/s and 47 frames of sound, both in leg time.
+    fn second(&mut self, index: i64) {
+        for frame in 0..25 {
+            self.unit(TrackKind::Video, index * 360_000 + frame * 14_400, frame == 0);
+            self.now += Duration::from_millis(40);
+        }
+        for frame in (index * 48_000 / 1024)..((index + 1) * 48_000 / 1024) {
+            self.unit(TrackKind::Audio, frame * 1024, true);
+        }
+    }
+
+    fn emitted(&self, track: TrackKind) -> Vec<i64> {
+        (self.program.ring.oldest()..self.program.ring.head())
+            .filter_map(|number| match self.program.ring.get(number) {
+                Found::Entry(entry) => match &entry.item {
+                    Item::Unit(unit) if unit.track == track => Some(unit.dts.0),
+                    _ => None,
+                },
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn units_before_the_first_random_access_point_are_dropped() {
+    let mut rig = Rig::new();
+    rig.begin("a");
+    rig.unit(TrackKind::Video, 0, false);
+    rig.unit(TrackKind::Audio, 0, true);
+    rig.unit(TrackKind::Video, 14_400, true);
+    rig.unit(TrackKind::Audio, 1024, true);
+    rig.unit(TrackKind::Audio, 2048, true);
+
+    assert_eq!(rig.emitted(TrackKind::Video), [PROGRAM_START]);
+    assert_eq!(rig.emitted(TrackKind::Audio).len(), 1, "only sound from the picture on");
+    assert_eq!(rig.program.stats.dropped_units, 3);
+}
+
+#[test]
+fn a_leg_that_returns_with_restarted_stamps_goes_on_without_a_discontinuity() {
+    let mut rig = Rig::new();
+    rig.begin("a");
+    (0..3).for_each(|second| rig.second(second));
+    rig.program.end_leg();
+    rig.now += Duration::from_millis(1500);
+    rig.begin("a");
+    (0..3).for_each(|second| rig.second(second));
+
+    let video = rig.emitted(TrackKind::Video);
+    assert!(video.windows(2).all(|pair| pair[0] < pair[1]));
+    let hole = video[75] - video[74];
+    assert!((hole - 360 * 1540).abs() <= 360 * 20, "the hole is what passed: {} ms", hole / 360);
+    let audio = rig.emitted(TrackKind::Audio);
+    assert!(audio.windows(2).all(|pair| pair[1] - pair[0] == 1024), "silence fills the hole on the grid");
+    assert_eq!(rig.program.stats.discontinuities, 0);
+}
+
+#[test]
+fn other_parameter_sets_are_one_discontinuity() {
+    let mut rig = Rig::new();
+    rig.begin("a");
+    rig.second(0);
+    let before = Arc::clone(&rig.program.tracks);
+    rig.program.end_leg();
+    rig.begin("b");
+    rig.second(0);
+
+    assert!(!Arc::ptr_eq(&before, &rig.program.tracks));
+    assert_eq!(rig.program.stats.discontinuities, 1);
+}
+
+#[test]
+fn sound_without_picture_begins_after_the_census() {
+    let mut rig = Rig::new();
+    rig.program.begin_leg(rig.now);
+    rig.handle(Repaired::Config(audio_config()));
+    for frame in 0..60 {
+        rig.unit(TrackKind::Audio, frame * 1024, true);
+        rig.now += Duration::from_millis(21);
+    }
+    assert_eq!(rig.emitted(TrackKind::Audio).len(), 60, "nothing that was collected is lost");
+}
