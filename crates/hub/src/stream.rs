@@ -338,6 +338,11 @@ impl Leg {
         self.timeline.ahead()
     }
 
+    /// Repairs of its timeline so far.
+    pub fn repairs(&self) -> Repairs {
+        self.timeline.repairs()
+    }
+
     /// What the encoder says of itself.
     pub fn announce(&mut self, now: Instant, announcement: Announcement) {
         if let Some(rate) = announcement.frame_rate {

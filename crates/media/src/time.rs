@@ -120,7 +120,36 @@ pub struct FrameRate {
     denominator: NonZeroU32,
 }
 
+const fn rate(numerator: u32, denominator: u32) -> FrameRate {
+    let (Some(numerator), Some(denominator)) = (NonZeroU32::new(numerator), NonZeroU32::new(denominator)) else {
+        panic!("not zero")
+    };
+    FrameRate { numerator, denominator }
+}
+
 impl FrameRate {
+    /// The rates that cameras and encoders use.
+    pub const COMMON: [Self; 18] = [
+        rate(24_000, 1001),
+        rate(24, 1),
+        rate(25, 1),
+        rate(30_000, 1001),
+        rate(30, 1),
+        rate(50, 1),
+        rate(60_000, 1001),
+        rate(60, 1),
+        rate(48, 1),
+        rate(120_000, 1001),
+        rate(120, 1),
+        rate(100, 1),
+        rate(15, 1),
+        rate(15_000, 1001),
+        rate(20, 1),
+        rate(12, 1),
+        rate(10, 1),
+        rate(5, 1),
+    ];
+
     /// `numerator / denominator` frames per second; `None` if either is 0.
     pub fn new(numerator: u32, denominator: u32) -> Option<Self> {
         Some(Self { numerator: NonZeroU32::new(numerator)?, denominator: NonZeroU32::new(denominator)? })

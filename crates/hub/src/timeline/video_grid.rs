@@ -12,28 +12,6 @@ const MISSES_MAX: u32 = 3;
 const HISTORY: usize = 128;
 /// Spread of the errors that rounding to milliseconds explains.
 const SPREAD_MAX: i64 = 400; // 1.1 ms
-/// The rates that are looked for.
-const RATES: [(u32, u32); 18] = [
-    (24_000, 1001),
-    (24, 1),
-    (25, 1),
-    (30_000, 1001),
-    (30, 1),
-    (50, 1),
-    (60_000, 1001),
-    (60, 1),
-    (48, 1),
-    (120_000, 1001),
-    (120, 1),
-    (100, 1),
-    (15, 1),
-    (15_000, 1001),
-    (20, 1),
-    (12, 1),
-    (10, 1),
-    (5, 1),
-];
-
 /// Finds and keeps the grid of one video track, in ticks of [`Timescale::VIDEO`].
 #[derive(Debug, Default)]
 pub(super) struct VideoGrid {
@@ -111,8 +89,8 @@ fn find(history: &VecDeque<i64>) -> Option<Lock> {
         return None;
     }
     let mut best: Option<(i64, Lock)> = None;
-    for (numerator, denominator) in RATES {
-        let frame = FrameRate::new(numerator, denominator)?.frame_duration(Timescale::VIDEO);
+    for rate in FrameRate::COMMON {
+        let frame = rate.frame_duration(Timescale::VIDEO);
         let errors = || {
             history.iter().map(|stamp| {
                 let offset = stamp - first;
@@ -151,12 +129,11 @@ mod tests {
 
     #[test]
     fn every_common_rate_is_found_and_exact() {
-        for (numerator, denominator) in RATES {
+        for rate in FrameRate::COMMON {
             let mut grid = VideoGrid::default();
-            let places: Vec<i64> =
-                stamps(numerator, denominator, 2000).into_iter().map(|stamp| grid.place(stamp)).collect();
-            let frame = FrameRate::new(numerator, denominator).expect("not zero").frame_duration(Timescale::VIDEO);
-            assert!(steps(&places[HISTORY + 200..]).iter().all(|step| *step == frame), "{numerator}/{denominator}");
+            let frame = rate.frame_duration(Timescale::VIDEO);
+            let places: Vec<i64> = (0..2000).map(|index| grid.place(index * frame / 360 * 360)).collect();
+            assert!(steps(&places[HISTORY + 200..]).iter().all(|step| *step == frame), "{rate}");
         }
     }
 

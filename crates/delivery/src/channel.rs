@@ -1,0 +1,376 @@
+//! One broadcast of one stream: its packager, who feeds it, who reads it.
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use hls::{Continuation, Decision, Directives, Packager, PackagerConfig, Resource};
+use hub::{Entry, Item, Stream, Tracks};
+use media::TrackKind;
+use parking_lot::Mutex;
+use telemetry::Metrics;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{EraRecord, EraStore};
+
+/// How often the packager looks at the clock while no media comes.
+const TICK: Duration = Duration::from_millis(100);
+/// Numbers that are recorded ahead: a restart skips at most as many.
+const NUMBERS_AHEAD: u64 = 8;
+/// 2020-01-01 in seconds since 1970: where numbers without a record begin.
+const NUMBER_EPOCH_SECONDS: u64 = 1_577_836_800;
+
+/// A rendered playlist.
+#[derive(Clone, Debug)]
+pub(crate) struct Rendered {
+    pub(crate) plain: Bytes,
+    pub(crate) gzip: Bytes,
+    pub(crate) etag: String,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub(crate) enum Answer<T> {
+    Ready(T),
+    Refused(&'static str),
+    NotFound,
+    /// LL-15: it was held too long.
+    TimedOut,
+    /// The server stops.
+    Stopping,
+}
+
+/// Figures of a channel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChannelStatus {
+    /// Number of the last complete segment or the open one.
+    pub media_sequence: u64,
+    /// Bytes of media held in memory.
+    pub held_bytes: usize,
+    /// Segments listed in the leading playlist.
+    pub segments: usize,
+    /// Discontinuities of the broadcast.
+    pub discontinuities: u64,
+    /// Parts that were longer than PART-TARGET.
+    pub part_violations: u64,
+    /// Numbering eras that ended early.
+    pub eras: u64,
+    /// Requests held now.
+    pub blocked_requests: usize,
+}
+
+/// One broadcast.
+pub struct Channel {
+    broadcast: String,
+    stream: Weak<Stream>,
+    feeder: Mutex<Option<hub::Subscriber>>,
+    packager: Mutex<Packager>,
+    /// Counts changes; all who wait look again.
+    revision: watch::Sender<u64>,
+    cache: Mutex<HashMap<(TrackKind, bool), (u64, Rendered)>>,
+    config: PackagerConfig,
+    recorded: Mutex<u64>,
+    name: media::StreamName,
+}
+
+impl std::fmt::Debug for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Channel").field("broadcast", &self.broadcast).finish_non_exhaustive()
+    }
+}
+
+fn now_utc_nanos() -> i64 {
+    let utc = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(utc.as_nanos()).unwrap_or(i64::MAX)
+}
+
+impl Channel {
+    /// Goes on where the record says; without one it begins at whole seconds since 2020.
+    pub(crate) fn new(stream: &Arc<Stream>, config: PackagerConfig, record: Option<EraRecord>) -> Self {
+        let seconds = u64::try_from(now_utc_nanos() / 1_000_000_000).unwrap_or(0).saturating_sub(NUMBER_EPOCH_SECONDS);
+        let (broadcast, continuation) = match record {
+            Some(record) if !record.is_ended => {
+                let first_number = record.highest_number + 1;
+                let discontinuities = record.discontinuities;
+                (record.broadcast, Continuation { first_number, discontinuities, is_resumed: true })
+            }
+            old => {
+                // Another broadcast within the same second still gets another name and higher numbers.
+                let mut id = seconds;
+                if let Some(last) = old.and_then(|old| u64::from_str_radix(&old.broadcast, 36).ok()) {
+                    id = id.max(last + 1);
+                }
+                let continuation = Continuation { first_number: seconds, discontinuities: 0, is_resumed: false };
+                (base36(id), continuation)
+            }
+        };
+        Self {
+            broadcast,
+            stream: Arc::downgrade(stream),
+            feeder: Mutex::new(Some(stream.subscribe_from_oldest())),
+            packager: Mutex::new(Packager::new(config, continuation)),
+            revision: watch::Sender::new(0),
+            cache: Mutex::default(),
+            config,
+            recorded: Mutex::new(0),
+            name: stream.name().clone(),
+        }
+    }
+
+    /// Names the broadcast in URLs.
+    pub fn broadcast(&self) -> &str {
+        &self.broadcast
+    }
+
+    pub(crate) fn is_fed_by(&self, stream: &Arc<Stream>) -> bool {
+        std::ptr::eq(self.stream.as_ptr(), Arc::as_ptr(stream))
+    }
+
+    pub(crate) fn window_nanos(&self) -> i64 {
+        let packager = self.packager.lock();
+        let playlist = packager.playlist(TrackKind::Video).or(packager.playlist(TrackKind::Audio));
+        playlist.map_or(0, |playlist| playlist.targets().window_nanos)
+    }
+
+    /// Figures now.
+    pub fn status(&self) -> ChannelStatus {
+        let packager = self.packager.lock();
+        let tracks = || [TrackKind::Video, TrackKind::Audio].into_iter().filter_map(|track| packager.playlist(track));
+        let leading = tracks().next();
+        ChannelStatus {
+            media_sequence: leading.and_then(hls::MediaPlaylist::position).map_or(0, |position| position.msn),
+            held_bytes: tracks().map(hls::MediaPlaylist::held_bytes).sum(),
+            segments: leading.map_or(0, |playlist| playlist.segments().len()),
+            discontinuities: packager.discontinuities(),
+            part_violations: tracks().map(hls::MediaPlaylist::violations).sum(),
+            eras: packager.eras(),
+            blocked_requests: self.revision.receiver_count(),
+        }
+    }
+
+    /// Feeds the packager until the program ends or the server stops.
+    pub(crate) async fn run(&self, eras: &dyn EraStore, metrics: &Metrics, shutdown: &CancellationToken) {
+        let Some(mut subscriber) = self.feeder.lock().take() else { return };
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut tracks: Option<Arc<Tracks>> = None;
+        let mut skipped = 0;
+        info!(broadcast = self.broadcast, "packaging began");
+        loop {
+            if !self.record_ahead(eras, false).await {
+                return; // without a record a name could be used twice
+            }
+            let entry = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                entry = subscriber.next() => Some(entry),
+                _ = ticks.tick() => None,
+            };
+            let is_end = entry.as_ref().is_some_and(|entry| matches!(entry.item, Item::End));
+            if subscriber.skipped() > skipped {
+                metrics.hls_skipped.inc_by(subscriber.skipped() - skipped);
+                skipped = subscriber.skipped();
+                warn!("the packager was too slow and skipped whole GOPs");
+            }
+            match entry {
+                Some(entry) => self.feed(&entry, &mut tracks, metrics),
+                None => {
+                    self.change(metrics, |packager| packager.handle_timeout(now_utc_nanos()));
+                }
+            }
+            if is_end {
+                info!(broadcast = self.broadcast, "playlist ended");
+                break;
+            }
+        }
+        if shutdown.is_cancelled() {
+            self.change(metrics, Packager::handle_shutdown);
+        }
+        self.record_ahead(eras, true).await;
+    }
+
+    fn feed(&self, entry: &Entry, tracks: &mut Option<Arc<Tracks>>, metrics: &Metrics) {
+        let is_new = tracks.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &entry.tracks));
+        let parts = self.change(metrics, |packager| {
+            if is_new && matches!(entry.item, Item::Unit(_)) {
+                packager.set_tracks(entry.tracks.config(TrackKind::Video), entry.tracks.config(TrackKind::Audio));
+                *tracks = Some(Arc::clone(&entry.tracks));
+            }
+            match &entry.item {
+                Item::Unit(unit) => packager.handle_unit(unit.clone(), entry.arrival_utc_nanos),
+                Item::Lost => packager.handle_lost(entry.arrival_utc_nanos),
+                Item::End => packager.handle_end(),
+            }
+        });
+        if parts > 0 {
+            let delay = u64::try_from(now_utc_nanos().saturating_sub(entry.arrival_utc_nanos)).unwrap_or(0);
+            metrics.hls_part_publish_delay_seconds.observe(Duration::from_nanos(delay).as_secs_f64());
+        }
+    }
+
+    /// Changes the packager, and wakes those who wait if something was published. Returns how many parts were.
+    fn change(&self, metrics: &Metrics, change: impl FnOnce(&mut Packager)) -> u64 {
+        let mut packager = self.packager.lock();
+        let before = counts(&packager);
+        change(&mut packager);
+        let after = counts(&packager);
+        drop(packager);
+        if after != before {
+            self.revision.send_modify(|revision| *revision += 1);
+        }
+        let parts = after.1 - before.1;
+        metrics.hls_parts.inc_by(parts);
+        parts
+    }
+
+    /// Sees to it that the next numbers are recorded before they are used; false if that cannot be done.
+    async fn record_ahead(&self, eras: &dyn EraStore, is_last: bool) -> bool {
+        let record = {
+            let packager = self.packager.lock();
+            let next = packager.next_number();
+            let mut recorded = self.recorded.lock();
+            if next + NUMBERS_AHEAD / 2 <= *recorded && !is_last {
+                return true;
+            }
+            *recorded = next + NUMBERS_AHEAD;
+            EraRecord {
+                broadcast: self.broadcast.clone(),
+                highest_number: if is_last { next.saturating_sub(1) } else { *recorded },
+                // The discontinuity that is on its way counts, lest its number be used twice after a crash.
+                discontinuities: packager.discontinuities(),
+                is_ended: packager.is_ended(),
+            }
+        };
+        match eras.save(&self.name, record).await {
+            Ok(()) => true,
+            Err(text) => {
+                error!(error = text, "the record of segment numbers cannot be saved: packaging stops");
+                false
+            }
+        }
+    }
+
+    /// The multivariant playlist.
+    pub(crate) fn multivariant(&self) -> Option<Rendered> {
+        let text = self.packager.lock().render_multivariant(&self.broadcast)?;
+        let etag =
+            format!("\"{:x}\"", text.bytes().fold(5381u64, |hash, byte| hash.wrapping_mul(33) ^ u64::from(byte)));
+        Some(Rendered { gzip: gzip(text.as_bytes()), plain: text.into(), etag })
+    }
+
+    /// A media playlist, when the directives are met.
+    pub(crate) async fn playlist(
+        &self,
+        track: TrackKind,
+        directives: Directives,
+        shutdown: &CancellationToken,
+    ) -> Answer<Rendered> {
+        let outcome = self
+            .wait(shutdown, |packager| match packager.playlist(track).map(|playlist| playlist.decide(directives)) {
+                None => Some(Err(Answer::NotFound)),
+                Some(Decision::Refuse(text)) => Some(Err(Answer::Refused(text))),
+                Some(Decision::Reply) => Some(Ok(())),
+                Some(Decision::Block) => None,
+            })
+            .await;
+        match outcome {
+            Answer::Ready(Ok(())) => {}
+            Answer::Ready(Err(refusal)) => return refusal,
+            // Stopping: the playlist as it is serves the player better than nothing.
+            Answer::Stopping => {}
+            Answer::TimedOut => return Answer::TimedOut,
+            Answer::Refused(_) | Answer::NotFound => return Answer::NotFound,
+        }
+        self.render(track, directives.skip).map_or(Answer::NotFound, Answer::Ready)
+    }
+
+    /// Renders once per revision, plain and gzip, for all who ask.
+    fn render(&self, track: TrackKind, skip: bool) -> Option<Rendered> {
+        let mut cache = self.cache.lock();
+        let packager = self.packager.lock();
+        let revision = packager.playlist(track)?.revision();
+        if let Some((_, rendered)) = cache.get(&(track, skip)).filter(|(known, _)| *known == revision) {
+            return Some(rendered.clone());
+        }
+        let text = packager.render_media(track, skip)?;
+        drop(packager);
+        let etag = format!("\"{}-{revision}{}\"", track.as_str(), if skip { "-s" } else { "" });
+        let rendered = Rendered { gzip: gzip(text.as_bytes()), plain: text.into(), etag };
+        cache.insert((track, skip), (revision, rendered.clone()));
+        Some(rendered)
+    }
+
+    /// A segment, part or initialization segment; the hinted part when it is there.
+    pub(crate) async fn media(&self, file: &str, shutdown: &CancellationToken) -> Answer<Vec<Bytes>> {
+        let track = if file.starts_with('v') { TrackKind::Video } else { TrackKind::Audio };
+        let outcome = self
+            .wait(shutdown, |packager| match packager.playlist(track).map(|playlist| playlist.resource(file)) {
+                None | Some(Resource::NotFound) => Some(None),
+                Some(Resource::Ready(slices)) => Some(Some(slices)),
+                Some(Resource::Hinted) => None,
+            })
+            .await;
+        match outcome {
+            Answer::Ready(Some(slices)) => Answer::Ready(slices),
+            Answer::Ready(None) | Answer::NotFound | Answer::Refused(_) => Answer::NotFound,
+            Answer::TimedOut => Answer::TimedOut,
+            Answer::Stopping => Answer::Stopping,
+        }
+    }
+
+    /// Looks again after each change until `look` finds something: at most three target durations (LL-15).
+    async fn wait<T>(&self, shutdown: &CancellationToken, look: impl Fn(&Packager) -> Option<T>) -> Answer<T> {
+        if let Some(found) = look(&self.packager.lock()) {
+            return Answer::Ready(found);
+        }
+        let mut changed = self.revision.subscribe();
+        let limit = Duration::from_secs(3 * u64::try_from(self.config.target_duration()).unwrap_or(4));
+        let held = async {
+            loop {
+                changed.borrow_and_update();
+                if let Some(found) = look(&self.packager.lock()) {
+                    return Answer::Ready(found);
+                }
+                if changed.changed().await.is_err() {
+                    return Answer::NotFound;
+                }
+            }
+        };
+        tokio::select! {
+            answer = held => answer,
+            () = tokio::time::sleep(limit) => Answer::TimedOut,
+            () = shutdown.cancelled() => Answer::Stopping,
+        }
+    }
+}
+
+/// Changes and parts of all playlists so far.
+fn counts(packager: &Packager) -> (u64, u64) {
+    [TrackKind::Video, TrackKind::Audio]
+        .into_iter()
+        .filter_map(|track| packager.playlist(track))
+        .fold((0, 0), |sum, playlist| (sum.0 + playlist.revision() + 1, sum.1 + playlist.parts()))
+}
+
+fn gzip(plain: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 3), Compression::new(4));
+    let written = encoder.write_all(plain).and_then(|()| encoder.finish());
+    written.expect("writing to memory does not fail").into()
+}
+
+fn base36(mut value: u64) -> String {
+    let mut digits = Vec::new();
+    loop {
+        digits.push(char::from_digit((value % 36) as u32, 36).unwrap_or('0'));
+        value /= 36;
+        if value == 0 {
+            return digits.iter().rev().collect();
+        }
+    }
+}

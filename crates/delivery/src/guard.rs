@@ -1,0 +1,158 @@
+//! Limits of the HTTP side: connections, and readers that are too slow.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use telemetry::Metrics;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, Sleep};
+
+use crate::DeliveryConfig;
+
+/// Span over which a reader's rate is judged.
+const RATE_SPAN: Duration = Duration::from_secs(10);
+
+/// Counts connections.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    connections: Arc<Semaphore>,
+    per_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    per_address_max: usize,
+    pub(crate) blocked: Arc<Semaphore>,
+}
+
+/// A place among the connections; dropping it frees it.
+#[derive(Debug)]
+pub(crate) struct Place {
+    _permit: tokio::sync::OwnedSemaphorePermit,
+    address: IpAddr,
+    per_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Limits {
+    pub(crate) fn new(config: &DeliveryConfig) -> Self {
+        Self {
+            connections: Arc::new(Semaphore::new(config.connections_max)),
+            per_address: Arc::default(),
+            per_address_max: config.connections_per_address_max,
+            blocked: Arc::new(Semaphore::new(config.blocked_requests_max)),
+        }
+    }
+
+    /// A place for a connection from `address`, if there is one.
+    pub(crate) fn enter(&self, address: IpAddr) -> Option<Place> {
+        let permit = Arc::clone(&self.connections).try_acquire_owned().ok()?;
+        let mut counts = self.per_address.lock();
+        let count = counts.entry(address).or_default();
+        if *count >= self.per_address_max && !address.is_loopback() {
+            return None;
+        }
+        *count += 1;
+        drop(counts);
+        Some(Place { _permit: permit, address, per_address: Arc::clone(&self.per_address) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.per_address.lock();
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// A socket whose peer must take bytes at a minimum rate while bytes wait for it.
+pub(crate) struct RateGuard<S> {
+    socket: S,
+    bytes_min: u64,
+    /// Set while a write waits: when it is over, and what was taken since it was set.
+    deadline: Option<Pin<Box<Sleep>>>,
+    taken: u64,
+    metrics: Metrics,
+}
+
+impl<S> RateGuard<S> {
+    pub(crate) fn new(socket: S, bytes_per_second: u64, metrics: Metrics) -> Self {
+        Self { socket, bytes_min: bytes_per_second * RATE_SPAN.as_secs(), deadline: None, taken: 0, metrics }
+    }
+
+    /// Judges a write that went through or waits.
+    fn judge(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Ok(count)) => {
+                self.taken += count as u64;
+                if self.taken >= self.bytes_min {
+                    (self.deadline, self.taken) = (None, 0);
+                }
+                Poll::Ready(Ok(count))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                let deadline = self.deadline.get_or_insert_with(|| {
+                    self.taken = 0;
+                    Box::pin(tokio::time::sleep(RATE_SPAN))
+                });
+                if deadline.as_mut().poll(context).is_pending() {
+                    return Poll::Pending;
+                }
+                if self.taken >= self.bytes_min {
+                    self.taken = 0;
+                    deadline.as_mut().reset(Instant::now() + RATE_SPAN);
+                    let _ = deadline.as_mut().poll(context);
+                    return Poll::Pending;
+                }
+                self.metrics.http_slow_readers.inc();
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for RateGuard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for RateGuard<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(context, bytes);
+        self.judge(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(context, slices);
+        self.judge(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,296 @@
+//! The media listener: HTTP/1.1 and HTTP/2, routes, limits.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hls::Directives;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use media::{StreamName, TrackKind};
+use telemetry::{HttpClass, catch_panic};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, warn};
+
+use crate::channel::{Answer, Rendered};
+use crate::guard::RateGuard;
+use crate::reply::{Caching, Reply, Slices};
+use crate::{Delivery, pages};
+
+const PLAYLIST_TYPE: &str = "application/vnd.apple.mpegurl";
+/// Time for the head of a request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most bytes of a request's head.
+const HEADER_BYTES_MAX: usize = 16 << 10;
+/// Most HTTP/2 streams of one connection: a player holds two or three.
+const STREAMS_MAX: u32 = 64;
+/// Time for a TLS handshake.
+const TLS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after `accept` failed.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// After a 503, come back in this time.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
+impl Delivery {
+    /// Serves HTTP on a listener, or HTTPS if there is an acceptor, until shutdown.
+    pub fn serve(&self, listener: TcpListener, tls: Option<TlsAcceptor>) {
+        let delivery = self.clone();
+        self.inner.tracker.spawn(async move {
+            loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = delivery.inner.shutdown.cancelled() => return,
+                };
+                match accepted {
+                    Ok((socket, peer)) => delivery.spawn_connection(socket, peer, tls.clone()),
+                    Err(error) => {
+                        warn!(%error, "accept failed");
+                        tokio::time::sleep(ACCEPT_RETRY).await;
+                    }
+                }
+            }
+        });
+    }
+
+    fn spawn_connection(&self, socket: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>) {
+        let Some(place) = self.inner.limits.enter(peer.ip()) else {
+            debug!("too many connections: one was refused");
+            return;
+        };
+        let delivery = self.clone();
+        self.inner.tracker.spawn(async move {
+            let _place = place;
+            let _ = socket.set_nodelay(true);
+            delivery.inner.metrics.http_connections.inc();
+            let served = catch_panic(async {
+                match tls {
+                    None => delivery.serve_connection(socket).await,
+                    Some(acceptor) => {
+                        if let Ok(Ok(stream)) = tokio::time::timeout(TLS_TIMEOUT, acceptor.accept(socket)).await {
+                            delivery.serve_connection(stream).await;
+                        }
+                    }
+                }
+            });
+            if served.await.is_err() {
+                warn!("a connection's task panicked");
+            }
+            delivery.inner.metrics.http_connections.dec();
+        });
+    }
+
+    async fn serve_connection(&self, socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let inner = &self.inner;
+        let guarded = RateGuard::new(socket, inner.config.read_rate_min_bytes_per_second, inner.metrics.clone());
+        let delivery = self.clone();
+        let service = service_fn(move |request| {
+            let delivery = delivery.clone();
+            async move { Ok::<_, Infallible>(delivery.respond(request).await) }
+        });
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES_MAX);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX))
+            .keep_alive_interval(Duration::from_secs(20));
+        let connection = builder.serve_connection(TokioIo::new(guarded), service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => if let Err(error) = ended { debug!(%error, "connection ended") },
+            () = inner.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+            }
+        }
+    }
+
+    async fn respond(&self, request: Request<Incoming>) -> Response<Slices> {
+        let (class, response) = self.route(&request).await;
+        let status = response.status().as_u16();
+        let metrics = &self.inner.metrics;
+        metrics.http_request(class, status);
+        metrics.http_sent_bytes.inc_by(response.body().len());
+        if request.method() == Method::HEAD { response.map(|_| Slices::default()) } else { response }
+    }
+
+    async fn route(&self, request: &Request<Incoming>) -> (HttpClass, Response<Slices>) {
+        let headers = request.headers();
+        if request.method() == Method::OPTIONS {
+            return (HttpClass::other, preflight());
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let reply = Reply::error(StatusCode::METHOD_NOT_ALLOWED, Caching::Never, "use GET or HEAD");
+            let mut response = reply.into_response(headers, false);
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+            return (HttpClass::other, response);
+        }
+        let mut segments = request.uri().path().trim_start_matches('/').split('/');
+        let path = (segments.next(), segments.next(), segments.next(), segments.next(), segments.next());
+        let (class, reply) = match path {
+            (Some("live"), Some(stream), Some("index.m3u8"), None, None) => {
+                (HttpClass::multivariant, self.multivariant(stream, accepts_gzip(request)))
+            }
+            (Some("live"), Some(stream), Some(broadcast), Some(file), None) => {
+                return self.of_broadcast(request, stream, broadcast, file).await;
+            }
+            (Some("watch"), Some(stream), None, None, None) if stream.parse::<StreamName>().is_ok() => {
+                (HttpClass::page, pages::page())
+            }
+            (Some(""), None, None, None, None) => (HttpClass::page, pages::page()),
+            (Some("assets"), Some(file), None, None, None) => {
+                let reply = pages::file(&format!("assets/{file}"));
+                (HttpClass::page, reply.unwrap_or_else(not_found))
+            }
+            (Some(file @ ("throughline-player.js" | "favicon.svg")), None, None, None, None) => {
+                (HttpClass::page, pages::file(file).unwrap_or_else(not_found))
+            }
+            _ => (HttpClass::other, not_found()),
+        };
+        (class, reply.into_response(headers, false))
+    }
+
+    fn multivariant(&self, stream: &str, gzip: bool) -> Reply {
+        let channel = stream.parse().ok().and_then(|name: StreamName| self.channel(&name));
+        match channel.and_then(|channel| channel.multivariant()) {
+            Some(rendered) => playlist_reply(rendered, gzip, Caching::Seconds(1)),
+            None => {
+                let text = "there is no such stream now, or it has only just begun";
+                Reply::error(StatusCode::NOT_FOUND, Caching::Seconds(1), text)
+            }
+        }
+    }
+
+    async fn of_broadcast(
+        &self,
+        request: &Request<Incoming>,
+        stream: &str,
+        broadcast: &str,
+        file: &str,
+    ) -> (HttpClass, Response<Slices>) {
+        let headers = request.headers();
+        let channel = stream.parse().ok().and_then(|name: StreamName| self.channel_of_broadcast(&name, broadcast));
+        let track = match file {
+            "video.m3u8" => Some(TrackKind::Video),
+            "audio.m3u8" => Some(TrackKind::Audio),
+            _ => None,
+        };
+        let class = if track.is_some() { HttpClass::playlist } else { HttpClass::media };
+        let Some(channel) = channel else { return (class, not_found().into_response(headers, false)) };
+        let target = self.inner.config.packager.target_duration();
+        let metrics = &self.inner.metrics;
+        let Ok(_place) = Arc::clone(&self.inner.limits.blocked).try_acquire_owned() else {
+            return (class, unavailable("too many requests wait").into_response(headers, false));
+        };
+        metrics.http_blocked_requests.inc();
+        let began = Instant::now();
+        let reply = if let Some(track) = track {
+            match parse_directives(request.uri().query().unwrap_or_default()) {
+                Err(text) => Reply::error(StatusCode::BAD_REQUEST, Caching::Seconds(4 * target), text),
+                Ok(directives) => {
+                    // An answer to directives never changes; without them it is true for about a part.
+                    let caching = Caching::Seconds(if directives.msn.is_some() { 6 * target } else { 1 });
+                    match channel.playlist(track, directives, &self.inner.shutdown).await {
+                        Answer::Ready(rendered) => playlist_reply(rendered, accepts_gzip(request), caching),
+                        Answer::Refused(text) => {
+                            Reply::error(StatusCode::BAD_REQUEST, Caching::Seconds(4 * target), text)
+                        }
+                        Answer::NotFound => not_found(),
+                        Answer::TimedOut => unavailable("nothing new for three target durations"), // LL-15
+                        Answer::Stopping => unavailable("the server is restarting"),
+                    }
+                }
+            }
+        } else {
+            match channel.media(file, &self.inner.shutdown).await {
+                Answer::Ready(slices) => {
+                    let mut reply = Reply::ok("video/mp4", Caching::Immutable, Slices::new(slices));
+                    reply.etag = Some(format!("\"{broadcast}-{file}\""));
+                    reply
+                }
+                Answer::NotFound | Answer::Refused(_) => not_found(),
+                Answer::TimedOut => unavailable("nothing new for three target durations"),
+                Answer::Stopping => unavailable("the server is restarting"),
+            }
+        };
+        metrics.http_blocked_requests.dec();
+        metrics.http_blocked_seconds.observe(began.elapsed().as_secs_f64());
+        (class, reply.into_response(headers, track.is_none()))
+    }
+}
+
+fn playlist_reply(rendered: Rendered, gzip: bool, caching: Caching) -> Reply {
+    let Rendered { plain, gzip: compressed, etag } = rendered;
+    let body = Slices::new([if gzip { compressed } else { plain }]);
+    Reply { etag: Some(etag), is_gzip: gzip, varies: true, ..Reply::ok(PLAYLIST_TYPE, caching, body) }
+}
+
+fn not_found() -> Reply {
+    Reply::error(StatusCode::NOT_FOUND, Caching::Seconds(1), "not found")
+}
+
+fn unavailable(text: &str) -> Reply {
+    let reply = Reply::error(StatusCode::SERVICE_UNAVAILABLE, Caching::Never, text);
+    Reply { retry_after_seconds: Some(RETRY_AFTER_SECONDS), ..reply }
+}
+
+/// spec: Fetch §3.2: players on other origins ask before they send Range or CMCD headers
+fn preflight() -> Response<Slices> {
+    let mut response = Response::new(Slices::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static("Range, If-None-Match, CMCD-Object, CMCD-Request, CMCD-Session, CMCD-Status"),
+    );
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    response
+}
+
+fn accepts_gzip(request: &Request<Incoming>) -> bool {
+    let accepted = request.headers().get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
+    accepted.unwrap_or_default().split(',').any(|coding| {
+        let mut fields = coding.split(';').map(str::trim);
+        fields.next() == Some("gzip") && !fields.any(|field| matches!(field, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+    })
+}
+
+/// Reads the directives; other parameters are left alone. spec: rfc8216bis §6.2.5
+fn parse_directives(query: &str) -> Result<Directives, &'static str> {
+    let mut directives = Directives::default();
+    for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+        let number = value.parse::<u64>().ok().filter(|_| value.bytes().all(|byte| byte.is_ascii_digit()));
+        match name {
+            "_HLS_msn" => directives.msn = Some(number.ok_or("_HLS_msn is no number")?),
+            "_HLS_part" => directives.part = Some(number.ok_or("_HLS_part is no number")?),
+            "_HLS_skip" => directives.skip = matches!(value, "YES" | "v2"),
+            _ => {}
+        }
+    }
+    Ok(directives)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directives_are_read_and_garbage_is_refused() {
+        let expected = Directives { msn: Some(7), part: Some(0), skip: true };
+        assert_eq!(parse_directives("_HLS_msn=7&_HLS_part=0&_HLS_skip=v2&x=y"), Ok(expected));
+        assert_eq!(parse_directives(""), Ok(Directives::default()));
+        for bad in ["_HLS_msn=", "_HLS_msn=-1", "_HLS_msn=+1", "_HLS_part=1e3", "_HLS_msn=99999999999999999999"] {
+            assert!(parse_directives(bad).is_err(), "{bad}");
+        }
+    }
+}

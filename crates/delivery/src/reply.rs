@@ -1,0 +1,241 @@
+//! Responses: bodies that are lists of slices, caching, ranges, conditions.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Response, StatusCode};
+
+/// A body of slices that are never joined.
+#[derive(Debug, Default)]
+pub(crate) struct Slices {
+    slices: VecDeque<Bytes>,
+    left: u64,
+}
+
+impl Slices {
+    pub(crate) fn new(slices: impl IntoIterator<Item = Bytes>) -> Self {
+        let slices: VecDeque<Bytes> = slices.into_iter().collect();
+        let left = slices.iter().map(|slice| slice.len() as u64).sum();
+        Self { slices, left }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.left
+    }
+
+    /// The bytes from `start` to `end`, the latter not included.
+    fn range(self, start: u64, end: u64) -> Self {
+        let mut position = 0;
+        let cut = self.slices.into_iter().filter_map(|slice| {
+            let (from, to) = (position, position + slice.len() as u64);
+            position = to;
+            let (from_cut, to_cut) = (start.clamp(from, to), end.clamp(from, to));
+            let offset = |at: u64| usize::try_from(at - from).unwrap_or(usize::MAX);
+            (from_cut < to_cut).then(|| slice.slice(offset(from_cut)..offset(to_cut)))
+        });
+        Self::new(cut)
+    }
+}
+
+impl Body for Slices {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let next = self.slices.pop_front();
+        self.left -= next.as_ref().map_or(0, |slice| slice.len() as u64);
+        Poll::Ready(next.map(|slice| Ok(Frame::data(slice))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.slices.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+/// How long caches may keep an answer. The table is B.3 of the standards list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caching {
+    /// It never changes.
+    Immutable,
+    /// For so many seconds.
+    Seconds(i64),
+    /// Not at all.
+    Never,
+}
+
+impl Caching {
+    fn value(self) -> HeaderValue {
+        match self {
+            Self::Immutable => HeaderValue::from_static("public, max-age=1209600, immutable"),
+            Self::Seconds(seconds) => {
+                HeaderValue::try_from(format!("public, max-age={seconds}")).expect("digits are a valid value")
+            }
+            Self::Never => HeaderValue::from_static("no-store"),
+        }
+    }
+}
+
+/// A response in the making.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) content_type: &'static str,
+    pub(crate) caching: Caching,
+    pub(crate) etag: Option<String>,
+    pub(crate) is_gzip: bool,
+    /// It differs by Accept-Encoding.
+    pub(crate) varies: bool,
+    pub(crate) body: Slices,
+    pub(crate) retry_after_seconds: Option<u32>,
+}
+
+impl Reply {
+    pub(crate) fn ok(content_type: &'static str, caching: Caching, body: Slices) -> Self {
+        Self {
+            status: StatusCode::OK,
+            content_type,
+            caching,
+            etag: None,
+            is_gzip: false,
+            varies: false,
+            body,
+            retry_after_seconds: None,
+        }
+    }
+
+    /// An error in words.
+    pub(crate) fn error(status: StatusCode, caching: Caching, text: &str) -> Self {
+        let body = Slices::new([Bytes::from(format!("{text}\n"))]);
+        Self { status, ..Self::ok("text/plain; charset=utf-8", caching, body) }
+    }
+
+    /// The response, with conditions and a single range applied. spec: RFC 9110 §13.1.2, §14
+    pub(crate) fn into_response(mut self, request: &HeaderMap, allows_range: bool) -> Response<Slices> {
+        let mut response = Response::new(Slices::default());
+        let headers = response.headers_mut();
+        let insert = |headers: &mut HeaderMap, name: header::HeaderName, value: &str| {
+            headers.insert(name, HeaderValue::from_str(value).expect("built from plain text"));
+        };
+        headers.insert(header::CACHE_CONTROL, self.caching.value());
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        headers.insert(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("Age, Content-Length, Content-Range, Date, ETag"),
+        );
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if self.varies {
+            headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        }
+        if let Some(seconds) = self.retry_after_seconds {
+            insert(headers, header::RETRY_AFTER, &seconds.to_string());
+        }
+        if let Some(etag) = &self.etag {
+            let tag = if self.is_gzip { format!("W/{etag}") } else { etag.clone() };
+            insert(headers, header::ETAG, &tag);
+            if matches_etag(request, etag) {
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+                return response;
+            }
+        }
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        if self.is_gzip {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        let mut status = self.status;
+        if allows_range && status == StatusCode::OK {
+            headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+            let length = self.body.len();
+            match request.get(header::RANGE).map(|value| parse_range(value.as_bytes(), length)) {
+                Some(Range::Part(start, end)) => {
+                    insert(headers, header::CONTENT_RANGE, &format!("bytes {start}-{}/{length}", end - 1));
+                    status = StatusCode::PARTIAL_CONTENT;
+                    self.body = self.body.range(start, end);
+                }
+                Some(Range::Unsatisfiable) => {
+                    insert(headers, header::CONTENT_RANGE, &format!("bytes */{length}"));
+                    status = StatusCode::RANGE_NOT_SATISFIABLE;
+                    self.body = Slices::default();
+                }
+                Some(Range::Ignored) | None => {}
+            }
+        }
+        insert(headers, header::CONTENT_LENGTH, &self.body.len().to_string());
+        *response.status_mut() = status;
+        *response.body_mut() = self.body;
+        response
+    }
+}
+
+fn matches_etag(request: &HeaderMap, etag: &str) -> bool {
+    let Some(wanted) = request.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()) else { return false };
+    wanted.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Range {
+    Part(u64, u64),
+    Unsatisfiable,
+    /// Not bytes, several, or nonsense: the whole is sent.
+    Ignored,
+}
+
+fn parse_range(value: &[u8], length: u64) -> Range {
+    let Some((first, last)) = std::str::from_utf8(value)
+        .ok()
+        .and_then(|text| text.trim().strip_prefix("bytes="))
+        .and_then(|range| range.split_once('-'))
+    else {
+        return Range::Ignored;
+    };
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    match (first.trim().is_empty(), number(first), last.trim().is_empty(), number(last)) {
+        (false, Some(start), true, _) if start < length => Range::Part(start, length),
+        (false, Some(start), false, Some(end)) if start <= end && start < length => {
+            Range::Part(start, (end + 1).min(length))
+        }
+        (false, Some(start), false, Some(end)) if end < start => Range::Ignored,
+        (false, Some(_), _, _) if !last.contains(',') => Range::Unsatisfiable,
+        (true, _, false, Some(suffix)) if suffix > 0 && length > 0 => {
+            Range::Part(length.saturating_sub(suffix), length)
+        }
+        (true, _, false, Some(_)) => Range::Unsatisfiable,
+        _ => Range::Ignored,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn single_ranges_are_cut_and_nonsense_is_ignored() {
+        assert_eq!(parse_range(b"bytes=0-3", 10), Range::Part(0, 4));
+        assert_eq!(parse_range(b"bytes=8-99", 10), Range::Part(8, 10));
+        assert_eq!(parse_range(b"bytes=4-", 10), Range::Part(4, 10));
+        assert_eq!(parse_range(b"bytes=-4", 10), Range::Part(6, 10));
+        assert_eq!(parse_range(b"bytes=10-", 10), Range::Unsatisfiable);
+        assert_eq!(parse_range(b"bytes=-0", 10), Range::Unsatisfiable);
+        for nonsense in
+            ["bytes=0-1,3-4", "items=0-1", "bytes=5-2", "bytes=a-b", "bytes=", "bytes=18446744073709551616-"]
+        {
+            assert_eq!(parse_range(nonsense.as_bytes(), 10), Range::Ignored, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_range_spans_slices_without_joining_them() {
+        let body = Slices::new([Bytes::from_static(b"abc"), Bytes::from_static(b"def"), Bytes::from_static(b"ghi")]);
+        let cut = body.range(2, 7);
+        assert_eq!(cut.slices, ["c", "def", "g"]);
+        assert_eq!(cut.len(), 5);
+    }
+}

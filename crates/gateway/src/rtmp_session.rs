@@ -1,0 +1,399 @@
+//! One RTMP connection: the shell around a session.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf as _, BytesMut};
+use container::flv::Content;
+use hub::{Announcement, Entry, Item, Leg, PublishError, Publisher, Repairs, StreamState, Subscriber, Tracks};
+use media::{FrameRate, StreamKey, StreamName, TrackKind};
+use rtmp::{Command, Event, Input, Media, Metadata, Output, Rejection, ServerConfig, ServerSession};
+use telemetry::prometheus_metrics::counter::Counter;
+use telemetry::{CloseReason, Protocol, RejectReason, RepairKind};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use crate::{Gateway, arrival};
+
+/// Bytes read at once.
+const READ_BYTES: usize = 64 << 10;
+/// Bytes that may wait to be written before nothing more is taken in: 1 s at 8 Mbit/s.
+const UNSENT_BYTES_MAX: usize = 1 << 20;
+/// Longest time without a single byte written while bytes wait.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How far a source may be ahead of real time before its socket is left alone.
+const AHEAD_MAX: Duration = Duration::from_secs(2);
+
+/// What the session does for the hub.
+enum Role {
+    Undecided,
+    Publishing(Box<Publishing>),
+    Playing { subscriber: Subscriber, tracks: Option<Arc<Tracks>>, waits_for: Option<TrackKind> },
+}
+
+struct Publishing {
+    leg: Leg,
+    kicked: watch::Receiver<Option<String>>,
+    counted: Repairs,
+    /// The first track seen of each kind is the stream.
+    tracks: [Option<u8>; 2],
+    paced_until: Option<Instant>,
+}
+
+struct Connection<'a> {
+    gateway: &'a Gateway,
+    peer: SocketAddr,
+    protocol: Protocol,
+    session: ServerSession,
+    role: Role,
+    unsent: BytesMut,
+    received: Counter,
+    reason: CloseReason,
+}
+
+/// Runs one connection to its end and says why it ended.
+pub(crate) async fn run(
+    gateway: &Gateway,
+    socket: impl AsyncRead + AsyncWrite + Unpin,
+    peer: SocketAddr,
+    protocol: Protocol,
+) -> CloseReason {
+    let mut nonce = [0; 32];
+    getrandom::fill(&mut nonce).expect("the system has randomness");
+    let config = ServerConfig { nonce, ..ServerConfig::default() };
+    let mut connection = Connection {
+        gateway,
+        peer,
+        protocol,
+        session: ServerSession::new(Instant::now(), config),
+        role: Role::Undecided,
+        unsent: BytesMut::new(),
+        received: gateway.metrics.received_bytes(protocol),
+        reason: CloseReason::peer,
+    };
+    connection.drive(socket).await;
+    connection.end();
+    connection.reason
+}
+
+/// What woke the loop.
+enum Wake {
+    Read(std::io::Result<usize>),
+    Written(std::io::Result<usize>),
+    Entry(Arc<Entry>),
+    Kicked(String),
+    Timeout,
+    Shutdown,
+}
+
+impl Connection<'_> {
+    async fn drive(&mut self, socket: impl AsyncRead + AsyncWrite + Unpin) {
+        let (mut reader, mut writer) = tokio::io::split(socket);
+        let mut buffer = vec![0; READ_BYTES];
+        let mut write_deadline = None;
+        loop {
+            let deadline = self.drain();
+            if self.session.is_closed() && self.unsent.is_empty() {
+                let _ = writer.shutdown().await;
+                return;
+            }
+            write_deadline = if self.unsent.is_empty() {
+                None
+            } else {
+                write_deadline.or_else(|| Some(Instant::now() + WRITE_TIMEOUT))
+            };
+            let may_read = !self.session.is_closed() && self.unsent.len() < UNSENT_BYTES_MAX && !self.is_paced();
+            let is_open = !self.session.is_closed();
+            let timeout = [deadline, write_deadline, self.paced_until()].into_iter().flatten().min();
+            let wake = tokio::select! {
+                biased;
+                written = writer.write(&self.unsent), if !self.unsent.is_empty() => Wake::Written(written),
+                read = reader.read(&mut buffer), if may_read => Wake::Read(read),
+                wake = self.role.wake(), if is_open && self.unsent.len() < UNSENT_BYTES_MAX => wake,
+                () = until(timeout) => Wake::Timeout,
+                () = self.gateway.shutdown.cancelled(), if is_open => Wake::Shutdown,
+            };
+            match wake {
+                Wake::Written(Ok(count)) if count > 0 => {
+                    self.unsent.advance(count);
+                    write_deadline = None;
+                }
+                Wake::Written(_) => return self.fail(CloseReason::network, "the peer does not take bytes"),
+                Wake::Timeout if write_deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                    return self.fail(CloseReason::timeout, "the peer stopped reading");
+                }
+                Wake::Read(Err(error)) => return self.fail(CloseReason::network, &error.to_string()),
+                Wake::Read(Ok(0)) => self.input(Input::Eof),
+                Wake::Read(Ok(count)) => {
+                    self.received.inc_by(count as u64);
+                    self.input(Input::Received(buffer.get(..count).unwrap_or_default()));
+                }
+                Wake::Entry(entry) => self.send_entry(&entry),
+                Wake::Kicked(reason) => self.close(CloseReason::kicked, reason),
+                Wake::Timeout => self.input(Input::Timeout),
+                Wake::Shutdown => self.close(CloseReason::shutdown, "the server is restarting".into()),
+            }
+        }
+    }
+
+    fn is_paced(&self) -> bool {
+        self.paced_until().is_some_and(|until| until > Instant::now())
+    }
+
+    fn paced_until(&self) -> Option<Instant> {
+        let Role::Publishing(publishing) = &self.role else { return None };
+        publishing.paced_until.filter(|until| *until > Instant::now())
+    }
+
+    fn fail(&mut self, reason: CloseReason, text: &str) {
+        self.reason = reason;
+        debug!(error = text, "connection failed");
+    }
+
+    fn close(&mut self, reason: CloseReason, text: String) {
+        info!(reason = text, "session closed by the server");
+        self.reason = reason;
+        self.input(Input::Command(Command::Close(text)));
+    }
+
+    fn input(&mut self, input: Input<'_>) {
+        if let Err(error) = self.session.handle_input(Instant::now(), input) {
+            self.reason = match error {
+                rtmp::Error::PeerMisbehaved(_) | rtmp::Error::Unsupported(_) => CloseReason::protocol_error,
+                _ => CloseReason::timeout,
+            };
+            info!(%error, "session failed");
+        }
+    }
+
+    /// Carries out what the session asks for; returns its deadline.
+    fn drain(&mut self) -> Option<Instant> {
+        loop {
+            match self.session.poll_output() {
+                Output::Send(bytes) => self.unsent.extend_from_slice(&bytes),
+                Output::Event(event) => self.on_event(event),
+                Output::Wait(deadline) => return deadline,
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::PublishRequested { path, name } => self.on_publish(&path, &name),
+            Event::PlayRequested { path, name } => self.on_play(&path, &name),
+            Event::Metadata(metadata) => {
+                if let Role::Publishing(publishing) = &mut self.role {
+                    publishing.leg.announce(Instant::now(), announcement(&metadata));
+                }
+            }
+            Event::Media { time_nanos, media } => self.on_media(time_nanos, media),
+            Event::PublishEnded => debug!("publisher ended its stream"),
+        }
+    }
+
+    fn on_publish(&mut self, path: &str, name: &StreamKey) {
+        let outcome = self.authorize(path, name).and_then(|grant| {
+            let publisher = Publisher {
+                protocol: self.protocol.as_str(),
+                peer: self.peer.to_string(),
+                encoder: None,
+                key_id: grant.key_id,
+            };
+            self.gateway.hub.publish(Instant::now(), &grant.stream, publisher).map_err(|error| {
+                let reason =
+                    if matches!(error, PublishError::Busy(_)) { RejectReason::busy } else { RejectReason::limit };
+                (reason, Rejection::BadName(error.to_string()))
+            })
+        });
+        match outcome {
+            Ok(leg) => {
+                info!(stream = %leg.stream().name(), "publisher joined");
+                let kicked = leg.kicked();
+                let (counted, tracks) = (Repairs::default(), [None; 2]);
+                self.role = Role::Publishing(Box::new(Publishing { leg, kicked, counted, tracks, paced_until: None }));
+                self.input(Input::Command(Command::Accept));
+            }
+            Err((reason, rejection)) => self.reject(reason, rejection),
+        }
+    }
+
+    /// The key is the stream key, or follows the stream's name as `?key=`; the name may also be in the path.
+    fn authorize(&self, path: &str, name: &StreamKey) -> Result<crate::Grant, (RejectReason, Rejection)> {
+        let unauthorized = |text: String| (RejectReason::unauthorized, Rejection::Unauthorized(text));
+        let (before, query) = name.expose().split_once('?').unwrap_or((name.expose(), ""));
+        let in_query = query.split('&').find_map(|pair| pair.strip_prefix("key="));
+        let (stream, key) = match in_query {
+            Some(key) => (if path.is_empty() { before } else { path }, key),
+            None => (path, before),
+        };
+        if key.is_empty() {
+            return Err(unauthorized("a stream key is needed: put it into the encoder's stream key field".into()));
+        }
+        let stream = match stream {
+            "" => None,
+            text => Some(text.parse::<StreamName>().map_err(|error| unauthorized(error.to_string()))?),
+        };
+        (self.gateway.authorize)(&StreamKey::new(key), stream.as_ref()).map_err(unauthorized)
+    }
+
+    fn on_play(&mut self, path: &str, name: &str) {
+        let name = name.split('?').next().unwrap_or_default();
+        let text = if path.is_empty() { name } else { path };
+        let stream = text.parse().ok().and_then(|name: StreamName| self.gateway.hub.stream(&name));
+        let Some(stream) = stream.filter(|stream| stream.state() != StreamState::Ended) else {
+            let text = format!("there is no stream '{text}' now");
+            return self.reject(RejectReason::not_found, Rejection::NotFound(text));
+        };
+        info!(stream = %stream.name(), "player joined");
+        self.role = Role::Playing { subscriber: stream.subscribe(), tracks: None, waits_for: None };
+        self.input(Input::Command(Command::Accept));
+    }
+
+    fn reject(&mut self, reason: RejectReason, rejection: Rejection) {
+        warn!(reason = rejection.description(), "refused");
+        self.gateway.metrics.rejected(reason);
+        self.reason = CloseReason::rejected;
+        self.input(Input::Command(Command::Reject(rejection)));
+    }
+
+    fn on_media(&mut self, time_nanos: i64, media: Media) {
+        let Role::Publishing(publishing) = &mut self.role else { return };
+        if let Err(error) = publishing.on_media(time_nanos, media) {
+            self.close(CloseReason::protocol_error, error.to_string());
+            return;
+        }
+        let Role::Publishing(publishing) = &mut self.role else { return };
+        publishing.count_repairs(self.gateway);
+        let ahead = publishing.leg.ahead();
+        publishing.paced_until = ahead.checked_sub(AHEAD_MAX).map(|extra| Instant::now() + extra);
+    }
+
+    /// To a player: configurations when they change, and units from a random access point on.
+    fn send_entry(&mut self, entry: &Entry) {
+        let Role::Playing { tracks, waits_for, .. } = &mut self.role else { return };
+        let unit = match &entry.item {
+            Item::Unit(unit) => unit,
+            Item::Lost => return,
+            Item::End => return self.close(CloseReason::peer, "the stream ended".into()),
+        };
+        let is_new = tracks.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &entry.tracks));
+        if is_new {
+            *tracks = Some(Arc::clone(&entry.tracks));
+            *waits_for = entry.tracks.video.is_some().then_some(TrackKind::Video);
+        }
+        if waits_for.is_some_and(|track| unit.track == track && unit.is_random_access) {
+            *waits_for = None;
+        }
+        let is_waiting = waits_for.is_some();
+        if is_new {
+            self.session.send_metadata(&Metadata {
+                has_video: entry.tracks.video.is_some(),
+                has_audio: entry.tracks.audio.is_some(),
+                ..Metadata::default()
+            });
+            for track in [TrackKind::Video, TrackKind::Audio] {
+                if let Some(config) = entry.tracks.config(track) {
+                    self.input(Input::Command(Command::SendConfig(config)));
+                }
+            }
+        }
+        if !is_waiting && let Some(config) = entry.tracks.config(unit.track) {
+            self.input(Input::Command(Command::SendUnit(config, unit.clone())));
+        }
+    }
+
+    fn end(&mut self) {
+        let Role::Publishing(mut publishing) = std::mem::replace(&mut self.role, Role::Undecided) else { return };
+        publishing.count_repairs(self.gateway);
+        info!(stream = %publishing.leg.stream().name(), reason = ?self.reason, "publisher left");
+        publishing.leg.close(arrival());
+    }
+}
+
+impl Publishing {
+    fn on_media(&mut self, time_nanos: i64, media: Media) -> Result<(), codec::Error> {
+        let at = arrival();
+        match media {
+            Media::Video(packet) if *self.tracks[0].get_or_insert(packet.track_id) == packet.track_id => {
+                match packet.content {
+                    Content::Config(record) => self.leg.video_config(at, packet.codec, &record)?,
+                    Content::Unit { is_key, composition_offset_ms, data } => {
+                        let offset_nanos = i64::from(composition_offset_ms) * 1_000_000;
+                        self.leg.video_unit(at, time_nanos, offset_nanos, is_key, &data);
+                    }
+                    Content::Ignored => {}
+                }
+            }
+            Media::Audio(packet) if *self.tracks[1].get_or_insert(packet.track_id) == packet.track_id => {
+                match packet.content {
+                    Content::Config(record) => self.leg.audio_config(at, packet.codec, &record)?,
+                    Content::Unit { data, .. } => self.leg.audio_unit(at, packet.codec, time_nanos, data),
+                    Content::Ignored => {}
+                }
+            }
+            Media::Video(_) | Media::Audio(_) => {} // the ladder will use the other tracks
+        }
+        Ok(())
+    }
+
+    /// Adds what was repaired since the last time to the metrics.
+    fn count_repairs(&mut self, gateway: &Gateway) {
+        let now = self.leg.repairs();
+        if now == self.counted {
+            return;
+        }
+        let before = std::mem::replace(&mut self.counted, now);
+        for (kind, now, before) in [
+            (RepairKind::jump, now.jumps, before.jumps),
+            (RepairKind::disorder, now.disorder, before.disorder),
+            (RepairKind::composition, now.composition, before.composition),
+            (RepairKind::silence, now.silence, before.silence),
+            (RepairKind::dropped_audio, now.dropped_audio, before.dropped_audio),
+            (RepairKind::damaged, now.damaged, before.damaged),
+        ] {
+            gateway.metrics.repaired(kind, now - before);
+        }
+    }
+}
+
+impl Role {
+    /// What the hub has for the session. Cancel-safe.
+    async fn wake(&mut self) -> Wake {
+        match self {
+            Self::Undecided => std::future::pending().await,
+            Self::Playing { subscriber, .. } => Wake::Entry(subscriber.next().await),
+            Self::Publishing(publishing) => {
+                let reason = publishing.kicked.wait_for(Option::is_some).await;
+                Wake::Kicked(reason.ok().and_then(|reason| reason.clone()).unwrap_or_default())
+            }
+        }
+    }
+}
+
+fn announcement(metadata: &Metadata) -> Announcement {
+    // Declared rates are decimals: 29.97 means 30000/1001.
+    let frame_rate = metadata.frame_rate.and_then(|declared| {
+        let close = |rate: &FrameRate| {
+            let millihertz = f64::from(u32::try_from(rate.millihertz()).unwrap_or(u32::MAX));
+            (millihertz - declared * 1000.0).abs() < 10.0
+        };
+        FrameRate::COMMON.into_iter().find(close)
+    });
+    Announcement {
+        video: metadata.has_video,
+        audio: metadata.has_audio,
+        frame_rate,
+        audio_sample_rate: metadata.audio_sample_rate,
+        audio_channels: metadata.audio_channels,
+        encoder: metadata.encoder.clone(),
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

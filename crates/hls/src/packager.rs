@@ -1,0 +1,621 @@
+//! The packager: a program in, playlists and parts out.
+//!
+//! Video leads: its random access points decide where segments begin. Sound follows: it is cut at the first frame at or
+//! after the cut's PTS, and waits until the picture has passed that point.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use media::{AccessUnit, CodecConfig, FrameRate, Timescale, TrackKind};
+
+use crate::assembler::Assembler;
+use crate::era::{Cut, Segmenter};
+use crate::playlist::{InitSegment, MediaPlaylist, Segment, Targets};
+use crate::utc::UtcMap;
+
+/// How long sound waits for the picture to pass it, in milliseconds.
+const AUDIO_WAIT_MS: i64 = 500;
+/// Most frames of sound that wait: 500 ms of the shortest frames (2.5 ms), and some.
+const AUDIO_QUEUE_MAX: usize = 256;
+/// A gap is published this long after it has passed, so that media which arrives late does not lie inside it.
+const GAP_LAG_NANOS: i64 = 300_000_000;
+const SECOND: i64 = 1_000_000_000;
+
+/// Settings of a packager.
+#[derive(Clone, Copy, Debug)]
+pub struct PackagerConfig {
+    /// Length of a part, 100 ms–1 s.
+    pub part_target: Duration,
+    /// Length of a segment, 1–6 s.
+    pub segment_target: Duration,
+    /// Shortest content of a playlist; at least 8 target durations are kept whatever it says.
+    pub window: Duration,
+    /// PART-HOLD-BACK; at least 3 × PART-TARGET is used whatever it says.
+    pub part_hold_back: Duration,
+}
+
+impl Default for PackagerConfig {
+    fn default() -> Self {
+        Self {
+            part_target: Duration::from_millis(200),
+            segment_target: Duration::from_secs(2),
+            window: Duration::from_secs(32),
+            part_hold_back: Duration::from_secs(1),
+        }
+    }
+}
+
+impl PackagerConfig {
+    /// EXT-X-TARGETDURATION: fixed when the playlist is created.
+    pub fn target_duration(&self) -> i64 {
+        i64::try_from((self.segment_target * 2).as_nanos().div_ceil(1_000_000_000)).unwrap_or(4)
+    }
+}
+
+/// Where a broadcast goes on: what must be kept so that a name is used once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Continuation {
+    /// Number of the first segment.
+    pub first_number: u64,
+    /// Discontinuities of the broadcast so far.
+    pub discontinuities: u64,
+    /// The broadcast had segments before: the first one now is a discontinuity.
+    pub is_resumed: bool,
+}
+
+/// The beginning of a segment that sound has not reached.
+#[derive(Debug)]
+struct PendingCut {
+    /// Ticks of the video scale.
+    at: i64,
+    start: SegmentStart,
+}
+
+/// How a segment begins, the same in every rendition.
+#[derive(Clone, Copy, Debug)]
+struct SegmentStart {
+    number: u64,
+    is_discontinuity: bool,
+    /// Discontinuities of the broadcast before it.
+    discontinuities: u64,
+}
+
+/// One track on its way into its playlist.
+#[derive(Debug)]
+struct TrackPackager {
+    assembler: Assembler,
+    init: Arc<InitSegment>,
+    /// Created with the first part, when PART-TARGET is known.
+    playlist: Option<MediaPlaylist>,
+    /// The segment that waits for the playlist, and the discontinuities before it.
+    waiting: Option<(Segment, u64)>,
+    /// Where the open segment began, in ticks of the track.
+    start: i64,
+    /// Where the last segment ended, in ticks of the track.
+    end: Option<i64>,
+}
+
+/// Durations that all playlists share, before PART-TARGET is known.
+#[derive(Clone, Copy, Debug)]
+struct SharedTargets {
+    part_target: Duration,
+    part_hold_back: Duration,
+    target_duration: i64,
+    window_nanos: i64,
+}
+
+/// What became of a source that is lost.
+#[derive(Debug)]
+enum Flow {
+    /// Media comes, or nothing ever came.
+    Running,
+    /// The source is lost: media may come back and stretch the last picture until this UTC time.
+    Lost { gap_at_utc: i64 },
+    /// Gaps are published: the media time up to which (video ticks), and its UTC time.
+    Gap { until: i64, until_utc: i64 },
+}
+
+/// Packages one program. Its owner feeds it in order and shows the playlists to requests in between.
+#[derive(Debug)]
+pub struct Packager {
+    config: PackagerConfig,
+    shared: SharedTargets,
+    segmenter: Segmenter,
+    discontinuities: u64,
+    video: Option<TrackPackager>,
+    audio: Option<TrackPackager>,
+    cuts: VecDeque<PendingCut>,
+    queue: VecDeque<AccessUnit>,
+    utc: UtcMap,
+    next_is_discontinuity: bool,
+    flow: Flow,
+    frame_rate: Option<FrameRate>,
+    last_arrival_utc: i64,
+    is_ended: bool,
+}
+
+impl Packager {
+    /// A packager that has published nothing.
+    pub fn new(config: PackagerConfig, continuation: Continuation) -> Self {
+        let limit = config.target_duration() * i64::from(Timescale::VIDEO.hz());
+        let target = Timescale::VIDEO.ticks(config.segment_target);
+        Self {
+            config,
+            shared: SharedTargets::new(&config),
+            segmenter: Segmenter::new(target, limit, continuation.first_number),
+            discontinuities: continuation.discontinuities,
+            video: None,
+            audio: None,
+            cuts: VecDeque::new(),
+            queue: VecDeque::new(),
+            utc: UtcMap::default(),
+            next_is_discontinuity: continuation.is_resumed,
+            flow: Flow::Running,
+            frame_rate: None,
+            last_arrival_utc: 0,
+            is_ended: false,
+        }
+    }
+
+    /// The playlist of a track, once it has a part.
+    pub fn playlist(&self, track: TrackKind) -> Option<&MediaPlaylist> {
+        self.track(track)?.playlist.as_ref()
+    }
+
+    /// The configuration of a track.
+    pub fn codec(&self, track: TrackKind) -> Option<&CodecConfig> {
+        Some(self.track(track)?.assembler.config())
+    }
+
+    /// The multivariant playlist; media playlists are named below `directory`. `None` until there is media.
+    pub fn render_multivariant(&self, directory: &str) -> Option<String> {
+        crate::multivariant::render(self, directory)
+    }
+
+    /// A media playlist with its report of the other rendition, full or as a delta update.
+    pub fn render_media(&self, track: TrackKind, skip: bool) -> Option<String> {
+        let (other, name) = match track {
+            TrackKind::Video => (TrackKind::Audio, "audio.m3u8"),
+            TrackKind::Audio => (TrackKind::Video, "video.m3u8"),
+        };
+        let report = self.playlist(other).and_then(MediaPlaylist::position).map(|position| (name, position));
+        Some(self.playlist(track)?.render(skip, report))
+    }
+
+    /// The frame rate, measured.
+    pub fn frame_rate(&self) -> Option<FrameRate> {
+        self.frame_rate
+    }
+
+    /// The number the next segment will have. It must be recorded before it is used.
+    pub fn next_number(&self) -> u64 {
+        self.segmenter.next_number()
+    }
+
+    /// Discontinuities of the broadcast so far; recorded with the number.
+    pub fn discontinuities(&self) -> u64 {
+        self.discontinuities
+    }
+
+    /// Numbering rules that ended because something did not fit.
+    pub fn eras(&self) -> u64 {
+        self.segmenter.eras()
+    }
+
+    /// Whether ENDLIST was written.
+    pub fn is_ended(&self) -> bool {
+        self.is_ended
+    }
+
+    /// All tracks have something to play.
+    pub fn is_ready(&self) -> bool {
+        let mut tracks = [&self.video, &self.audio].into_iter().flatten().peekable();
+        tracks.peek().is_some()
+            && tracks.all(|track| track.playlist.as_ref().is_some_and(|playlist| playlist.position().is_some()))
+    }
+
+    fn track(&self, track: TrackKind) -> Option<&TrackPackager> {
+        match track {
+            TrackKind::Video => self.video.as_ref(),
+            TrackKind::Audio => self.audio.as_ref(),
+        }
+    }
+
+    /// The tracks are others from here on: everything open is closed, and what follows needs a new decoder.
+    pub fn set_tracks(&mut self, video: Option<CodecConfig>, audio: Option<CodecConfig>) {
+        let is_first = self.video.is_none() && self.audio.is_none();
+        if !is_first {
+            self.close_all();
+            self.utc.restart();
+            self.next_is_discontinuity = true;
+        }
+        self.flow = Flow::Running;
+        (self.video, self.audio) = (renew(self.video.take(), video), renew(self.audio.take(), audio));
+    }
+
+    /// One unit of the program, in order, that arrived at this UTC time.
+    pub fn handle_unit(&mut self, unit: AccessUnit, arrival_utc_nanos: i64) {
+        if self.is_ended {
+            return;
+        }
+        let Some(track) = self.track(unit.track) else { return };
+        let scale = track.assembler.config().timescale();
+        self.utc.observe(scale.nanos(unit.dts.0), arrival_utc_nanos);
+        self.last_arrival_utc = arrival_utc_nanos;
+        match unit.track {
+            TrackKind::Video => self.on_video(unit),
+            TrackKind::Audio if self.video.is_none() => self.on_audio_alone(unit),
+            TrackKind::Audio => {
+                self.queue.push_back(unit);
+                self.drain_audio(false);
+            }
+        }
+    }
+
+    /// The source is lost. The last picture is held for a segment's length; after that gaps are published.
+    pub fn handle_lost(&mut self, utc_nanos: i64) {
+        if matches!(self.flow, Flow::Running) && self.next_number_used() {
+            let patience = i64::try_from(self.config.segment_target.as_nanos()).unwrap_or(2 * SECOND);
+            self.flow = Flow::Lost { gap_at_utc: utc_nanos.max(self.last_arrival_utc + patience) };
+        }
+    }
+
+    /// Time passes without media.
+    pub fn handle_timeout(&mut self, utc_nanos: i64) {
+        if let Flow::Lost { gap_at_utc } = self.flow
+            && utc_nanos >= gap_at_utc
+        {
+            let end = self.close_all();
+            let end_utc = self.utc.utc(Timescale::VIDEO.nanos(end));
+            self.flow = Flow::Gap { until: end, until_utc: end_utc };
+        }
+        let cell = Timescale::VIDEO.ticks(self.config.segment_target);
+        let cell_nanos = Timescale::VIDEO.nanos(cell);
+        while let Flow::Gap { until, until_utc } = self.flow
+            && utc_nanos >= until_utc + cell_nanos + GAP_LAG_NANOS
+        {
+            self.add_gap(until, until + cell);
+            self.flow = Flow::Gap { until: until + cell, until_utc: until_utc + cell_nanos };
+        }
+    }
+
+    /// The program is over: closes what is open and writes ENDLIST.
+    pub fn handle_end(&mut self) {
+        if self.is_ended {
+            return;
+        }
+        self.close_all();
+        self.is_ended = true;
+        for track in [&mut self.video, &mut self.audio].into_iter().flatten() {
+            if let Some(playlist) = &mut track.playlist {
+                playlist.end();
+            }
+        }
+    }
+
+    /// Closes what is open without an end: the process stops, the broadcast goes on later.
+    pub fn handle_shutdown(&mut self) {
+        if !self.is_ended {
+            self.close_all();
+        }
+    }
+
+    fn next_number_used(&self) -> bool {
+        [&self.video, &self.audio]
+            .into_iter()
+            .flatten()
+            .any(|track| track.playlist.is_some() || track.waiting.is_some())
+    }
+
+    /// Closes and fills with gaps what is missing before a unit whose decode time would be `nominal`.
+    fn handle_hole(&mut self, unit: &AccessUnit) {
+        let Some(track) = self.track(unit.track) else { return };
+        let scale = track.assembler.config().timescale();
+        let nominal = track.assembler.decode_time(unit);
+        if let Flow::Gap { until, .. } = self.flow {
+            self.resume_after_gap(until, unit);
+        } else if let Some(held) = track.assembler.held_start() {
+            let hole = scale.rescale(nominal - held, Timescale::VIDEO);
+            let usual = scale.rescale(track.assembler.last_duration(), Timescale::VIDEO);
+            let is_hole = hole >= Timescale::VIDEO.ticks(self.config.segment_target) && usual > 0 && hole > 3 * usual;
+            if is_hole || self.segmenter.is_full(scale.rescale(nominal, Timescale::VIDEO), 0) {
+                let end = self.close_all();
+                self.resume_after_gap(end, unit);
+            }
+        }
+        self.flow = Flow::Running;
+    }
+
+    fn on_video(&mut self, unit: AccessUnit) {
+        self.handle_hole(&unit);
+        let Some(video) = &mut self.video else { return };
+        let nominal = video.assembler.decode_time(&unit);
+        if unit.is_random_access {
+            let held = video.assembler.held_start();
+            if let Cut::Begin(number) = self.segmenter.random_access(unit.pts.0) {
+                video.assembler.align(&unit, held);
+                let start = video.assembler.decode_time(&unit);
+                video.assembler.release(start);
+                video.finish_segment(start, &self.shared);
+                self.begin_video(number, start);
+            } else {
+                video.assembler.release(nominal);
+            }
+        } else if video.is_closed() {
+            return; // nothing to decode from: wait for a random access point
+        } else {
+            video.assembler.release(nominal);
+        }
+        self.publish_video(nominal);
+        if let Some(video) = &mut self.video {
+            video.assembler.hold(unit);
+        }
+        self.drain_audio(false);
+    }
+
+    /// Publishes the pending part if it is full, and ends the segment if another part would make it too long.
+    fn publish_video(&mut self, now: i64) {
+        let Some(video) = &mut self.video else { return };
+        if !video.publish_if_full(&self.shared) {
+            return;
+        }
+        let part_target = video.playlist.as_ref().map_or(0, |playlist| playlist.targets().part_target);
+        if self.frame_rate.is_none() {
+            self.frame_rate = video.assembler.frame_rate();
+        }
+        if self.segmenter.is_full(now, part_target) {
+            let number = self.segmenter.force(now);
+            video.finish_segment(now, &self.shared);
+            self.begin_video(number, now);
+        }
+    }
+
+    /// How the segment `number` begins; counts its discontinuity.
+    fn segment_start(&mut self, number: u64) -> SegmentStart {
+        let is_discontinuity = std::mem::take(&mut self.next_is_discontinuity);
+        let discontinuities = self.discontinuities;
+        self.discontinuities += u64::from(is_discontinuity);
+        SegmentStart { number, is_discontinuity, discontinuities }
+    }
+
+    /// Opens a video segment, and tells the sound.
+    fn begin_video(&mut self, number: u64, at: i64) {
+        let start = self.segment_start(number);
+        let utc_nanos = self.utc.begin_segment(Timescale::VIDEO.nanos(at));
+        if let Some(video) = &mut self.video {
+            video.begin_segment(start, at, utc_nanos);
+        }
+        if self.audio.is_some() {
+            self.cuts.push_back(PendingCut { at, start });
+        }
+    }
+
+    /// Each frame is a random access point; the grid cuts at the first one past its line.
+    fn on_audio_alone(&mut self, unit: AccessUnit) {
+        self.handle_hole(&unit);
+        let Some(audio) = &self.audio else { return };
+        let at = audio.assembler.config().timescale().rescale(unit.pts.0, Timescale::VIDEO);
+        if let Cut::Begin(number) = self.segmenter.sound(at) {
+            let start = self.segment_start(number);
+            self.utc.begin_segment(Timescale::VIDEO.nanos(at));
+            self.cuts.push_back(PendingCut { at, start });
+        }
+        self.queue.push_back(unit);
+        self.drain_audio(true);
+    }
+
+    /// Assigns sound that the picture has passed; all of it if `all`.
+    fn drain_audio(&mut self, all: bool) {
+        let Some(scale) = self.audio.as_ref().map(|audio| audio.assembler.config().timescale()) else { return };
+        let passed = self.video.as_ref().and_then(|video| video.assembler.held_start());
+        let wait = i64::from(scale.hz()) * AUDIO_WAIT_MS / 1000;
+        while let Some(front) = self.queue.front() {
+            let span = self.queue.back().map_or(0, |back| back.pts - front.pts);
+            let is_passed = passed.is_some_and(|passed| scale.rescale(front.pts.0, Timescale::VIDEO) < passed);
+            if !(all || is_passed || span > wait || self.queue.len() > AUDIO_QUEUE_MAX) {
+                return;
+            }
+            if let Some(unit) = self.queue.pop_front() {
+                self.assign_audio(unit, scale);
+            }
+        }
+    }
+
+    fn assign_audio(&mut self, unit: AccessUnit, scale: Timescale) {
+        let at = scale.rescale(unit.pts.0, Timescale::VIDEO);
+        while let Some(cut) = self.cuts.pop_front_if(|cut| cut.at <= at) {
+            self.cut_audio(cut.start, unit.dts.0, scale);
+        }
+        let Some(audio) = self.audio.as_mut().filter(|audio| !audio.is_closed()) else { return };
+        audio.assembler.release(unit.dts.0);
+        audio.publish_if_full(&self.shared);
+        audio.assembler.hold(unit);
+    }
+
+    /// The sound reaches a cut; its next frame begins at `at`.
+    fn cut_audio(&mut self, start: SegmentStart, at: i64, scale: Timescale) {
+        let Some(audio) = &mut self.audio else { return };
+        audio.assembler.release(at);
+        audio.finish_segment(at, &self.shared);
+        audio.begin_segment(start, at, self.utc.utc(scale.nanos(at)));
+    }
+
+    /// Publishes everything and closes both tracks at the same point. Returns it, on the video scale.
+    fn close_all(&mut self) -> i64 {
+        self.segmenter.close();
+        let video_end = self.video.as_mut().and_then(|video| video.close(&self.shared));
+        self.drain_audio(true);
+        let Some(scale) = self.audio.as_ref().map(|audio| audio.assembler.config().timescale()) else {
+            return video_end.unwrap_or(0);
+        };
+        let audio_end = self.audio.as_mut().and_then(|audio| audio.close(&self.shared));
+        let end = video_end.or(audio_end.map(|end| scale.rescale(end, Timescale::VIDEO))).unwrap_or(0);
+        // Segments that no sound reached are gaps in its playlist.
+        while let Some(cut) = self.cuts.pop_front() {
+            self.cut_audio(cut.start, Timescale::VIDEO.rescale(cut.at, scale), scale);
+            if self.cuts.is_empty()
+                && let Some(audio) = &mut self.audio
+            {
+                audio.finish_segment(Timescale::VIDEO.rescale(end, scale), &self.shared);
+            }
+        }
+        end
+    }
+
+    /// One gap segment in every rendition, from `start` to `until` on the video scale.
+    fn add_gap(&mut self, start: i64, until: i64) {
+        let number = self.segmenter.take_number();
+        let begin = SegmentStart { number, is_discontinuity: false, discontinuities: self.discontinuities };
+        let utc_nanos = self.utc.utc(Timescale::VIDEO.nanos(start));
+        for track in [&mut self.video, &mut self.audio].into_iter().flatten() {
+            let scale = track.assembler.config().timescale();
+            track.begin_segment(begin, Timescale::VIDEO.rescale(start, scale), utc_nanos);
+            track.finish_segment(Timescale::VIDEO.rescale(until, scale), &self.shared);
+        }
+    }
+
+    /// Media is back: the rest of the hole is gaps, each no longer than a segment.
+    fn resume_after_gap(&mut self, mut from: i64, unit: &AccessUnit) {
+        let Some(track) = self.track(unit.track) else { return };
+        let scale = track.assembler.config().timescale();
+        let until = scale.rescale(unit.pts.0, Timescale::VIDEO);
+        if until < from {
+            self.next_is_discontinuity = true; // it lies inside what was called a gap
+            return;
+        }
+        let cell = Timescale::VIDEO.ticks(self.config.segment_target);
+        while from < until {
+            let next = if until - from < 2 * cell { until } else { from + cell };
+            self.add_gap(from, next);
+            from = next;
+        }
+    }
+}
+
+/// A track with a new configuration; the playlist of the same kind of track goes on.
+fn renew(old: Option<TrackPackager>, config: Option<CodecConfig>) -> Option<TrackPackager> {
+    let config = config?;
+    let Some(old) = old else { return Some(TrackPackager::new(config)) };
+    if *old.assembler.config() == config {
+        return Some(old);
+    }
+    let mut track = TrackPackager::new(config);
+    let same_scale = old.assembler.config().timescale() == track.assembler.config().timescale();
+    track.end = old.end.filter(|_| same_scale);
+    track.playlist = old.playlist;
+    Some(track)
+}
+
+impl SharedTargets {
+    fn new(config: &PackagerConfig) -> Self {
+        let target_duration = config.target_duration();
+        let window = i64::try_from(config.window.as_nanos()).unwrap_or(i64::MAX);
+        Self {
+            part_target: config.part_target,
+            part_hold_back: config.part_hold_back.max(config.part_target * 36 / 10),
+            target_duration,
+            window_nanos: window.max(8 * target_duration * SECOND),
+        }
+    }
+
+    /// The durations of a playlist whose PART-TARGET has become known. PART-HOLD-BACK is the same for all: three times
+    /// the longest PART-TARGET there can be while frames are shorter than parts.
+    /// spec: rfc8216bis §4.4.3.7 (LL-09), §4.4.3.8 (LL-11)
+    fn fix(&self, part_target: i64, scale: Timescale) -> Targets {
+        let part_target = part_target.min(self.target_duration * i64::from(scale.hz()));
+        Targets {
+            target_duration: self.target_duration,
+            part_target,
+            part_hold_back_nanos: i64::try_from(self.part_hold_back.as_nanos()).unwrap_or(i64::MAX),
+            window_nanos: self.window_nanos,
+        }
+    }
+}
+
+impl TrackPackager {
+    fn new(config: CodecConfig) -> Self {
+        let data = container::fmp4::init_segment(&config);
+        let prefix = if config.kind() == TrackKind::Video { 'v' } else { 'a' };
+        let name = format!("{prefix}-{:016x}.mp4", fnv1a(&data));
+        let init = Arc::new(InitSegment { name, data });
+        Self { assembler: Assembler::new(config), init, playlist: None, waiting: None, start: 0, end: None }
+    }
+
+    /// No segment is open.
+    fn is_closed(&self) -> bool {
+        let open = self.playlist.as_ref().and_then(|playlist| playlist.segments().next_back());
+        self.waiting.is_none() && open.is_none_or(|segment| segment.is_complete)
+    }
+
+    fn begin_segment(&mut self, start: SegmentStart, at: i64, utc_nanos: i64) {
+        self.assembler.begin_segment(start.number);
+        self.start = at;
+        let segment = Segment {
+            number: start.number,
+            is_discontinuity: start.is_discontinuity,
+            is_gap: false,
+            is_complete: false,
+            utc_nanos,
+            duration: 0,
+            init: Arc::clone(&self.init),
+            parts: Vec::new(),
+        };
+        match &mut self.playlist {
+            Some(playlist) => playlist.begin(segment),
+            None => self.waiting = Some((segment, start.discontinuities)),
+        }
+    }
+
+    /// Publishes the pending part if it is full.
+    fn publish_if_full(&mut self, shared: &SharedTargets) -> bool {
+        let is_full = match &self.playlist {
+            Some(playlist) => self.assembler.is_full(playlist.targets().part_target),
+            None => self.assembler.reached(self.assembler.config().timescale().ticks(shared.part_target)),
+        };
+        is_full && self.publish(shared)
+    }
+
+    /// Publishes what is pending; the first part creates the playlist.
+    fn publish(&mut self, shared: &SharedTargets) -> bool {
+        let config = self.assembler.config();
+        let (track, scale) = (config.kind(), config.timescale());
+        let part_target = self.assembler.part_target();
+        let Some(part) = self.assembler.take_part() else { return false };
+        if let Some((segment, discontinuities)) = self.waiting.take() {
+            let targets = shared.fix(part_target, scale);
+            let mut playlist = MediaPlaylist::new(track, scale, targets, discontinuities);
+            playlist.begin(segment);
+            self.playlist = Some(playlist);
+        }
+        if let Some(playlist) = &mut self.playlist {
+            playlist.add_part(part);
+        }
+        true
+    }
+
+    /// The open segment ends at `end`, with what is pending.
+    fn finish_segment(&mut self, end: i64, shared: &SharedTargets) {
+        if self.is_closed() {
+            return;
+        }
+        self.publish(shared);
+        if let Some(playlist) = &mut self.playlist {
+            playlist.complete(end - self.start);
+        }
+        self.waiting = None;
+        self.end = Some(end);
+    }
+
+    /// Publishes everything and closes the segment. Returns where the track ended, if it ever began.
+    fn close(&mut self, shared: &SharedTargets) -> Option<i64> {
+        let end = self.assembler.release_alone().or(self.end)?;
+        self.finish_segment(end, shared);
+        self.end
+    }
+}
+
+/// FNV-1a, 64 bits: a name that follows from the content.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}

@@ -1,0 +1,249 @@
+//! Every metric that is not read from somewhere else at the time of a scrape.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// How something came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "label values are written as they are named")]
+pub enum Protocol {
+    /// RTMP over TCP.
+    rtmp,
+    /// RTMP over TLS.
+    rtmps,
+}
+
+impl Protocol {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::rtmp => "rtmp",
+            Self::rtmps => "rtmps",
+        }
+    }
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "label values are written as they are named")]
+pub enum CloseReason {
+    /// The peer said goodbye or closed.
+    peer,
+    /// The peer broke the protocol.
+    protocol_error,
+    /// The peer was too slow.
+    timeout,
+    /// The network failed.
+    network,
+    /// It was refused.
+    rejected,
+    /// Replaced, revoked, ended by the operator.
+    kicked,
+    /// The server stops.
+    shutdown,
+    /// A bug.
+    panic,
+}
+
+/// Why a publish or play was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "label values are written as they are named")]
+pub enum RejectReason {
+    /// No key or a wrong one.
+    unauthorized,
+    /// The stream has a healthy publisher.
+    busy,
+    /// A limit of the server.
+    limit,
+    /// No such stream to play.
+    not_found,
+}
+
+/// A repair of the timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "label values are written as they are named")]
+pub enum RepairKind {
+    /// Timestamps jumped.
+    jump,
+    /// DTS did not increase.
+    disorder,
+    /// PTS before DTS, or impossibly far behind.
+    composition,
+    /// Silence stood in.
+    silence,
+    /// Sound came twice or too late.
+    dropped_audio,
+    /// A unit could not be read.
+    damaged,
+}
+
+/// What an HTTP request was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "label values are written as they are named")]
+pub enum HttpClass {
+    /// Multivariant playlist.
+    multivariant,
+    /// Media playlist.
+    playlist,
+    /// Segment, part or initialization segment.
+    media,
+    /// Player page and its files.
+    page,
+    /// Anything else.
+    other,
+}
+
+/// Protocol of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct IngestLabels {
+    /// How it came in.
+    pub protocol: Protocol,
+}
+
+/// Protocol and end of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SessionLabels {
+    /// How it came in.
+    pub protocol: Protocol,
+    /// Why it ended.
+    pub reason: CloseReason,
+}
+
+/// Kind of a repair.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RepairLabels {
+    kind: RepairKind,
+}
+
+/// Reason of a refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RejectLabels {
+    reason: RejectReason,
+}
+
+/// Class and status of an HTTP request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HttpLabels {
+    /// What it was for.
+    pub class: HttpClass,
+    /// Status code.
+    pub status: u16,
+}
+
+/// Handles of all metrics; cheap to clone where a stage keeps its own.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    sessions_opened: Family<IngestLabels, Counter>,
+    sessions_closed: Family<SessionLabels, Counter>,
+    received_bytes: Family<IngestLabels, Counter>,
+    rejected: Family<RejectLabels, Counter>,
+    repairs: Family<RepairLabels, Counter>,
+    http_requests: Family<HttpLabels, Counter>,
+    /// Bytes of response bodies.
+    pub http_sent_bytes: Counter,
+    /// Connections that are open.
+    pub http_connections: Gauge,
+    /// Connections cut off for reading too slowly.
+    pub http_slow_readers: Counter,
+    /// Requests held until their part is there.
+    pub http_blocked_requests: Gauge,
+    /// How long requests were held.
+    pub http_blocked_seconds: Histogram,
+    /// Parts published.
+    pub hls_parts: Counter,
+    /// From the arrival of a part's last access unit to its publication.
+    pub hls_part_publish_delay_seconds: Histogram,
+    /// Times a packager was too slow and skipped GOPs.
+    pub hls_skipped: Counter,
+}
+
+impl Metrics {
+    /// Declares everything in `registry`, whose prefix is `throughline`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let buckets = |list: &'static [f64]| Histogram::new(list.iter().copied());
+        let metrics = Self {
+            sessions_opened: Family::default(),
+            sessions_closed: Family::default(),
+            received_bytes: Family::default(),
+            rejected: Family::default(),
+            repairs: Family::default(),
+            http_requests: Family::default(),
+            http_sent_bytes: Counter::default(),
+            http_connections: Gauge::default(),
+            http_slow_readers: Counter::default(),
+            http_blocked_requests: Gauge::default(),
+            http_blocked_seconds: buckets(&[0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8]),
+            hls_parts: Counter::default(),
+            hls_part_publish_delay_seconds: buckets(&[0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0]),
+            hls_skipped: Counter::default(),
+        };
+        let m = &metrics;
+        registry.register("ingest_sessions_opened", "Sessions that connected", m.sessions_opened.clone());
+        registry.register("ingest_sessions_closed", "Sessions that ended, by reason", m.sessions_closed.clone());
+        registry.register(
+            "ingest_received_bytes",
+            "Bytes from publishers, all layers included",
+            m.received_bytes.clone(),
+        );
+        registry.register("ingest_rejected", "Publishes and plays that were refused, by reason", m.rejected.clone());
+        registry.register("timeline_repairs", "Repairs of encoders' timestamps, by kind", m.repairs.clone());
+        registry.register("http_requests", "HTTP requests answered, by class and status", m.http_requests.clone());
+        registry.register("http_sent_bytes", "Bytes of HTTP response bodies", m.http_sent_bytes.clone());
+        registry.register("http_connections", "HTTP connections that are open", m.http_connections.clone());
+        registry.register(
+            "http_slow_readers",
+            "HTTP connections cut off for reading too slowly",
+            m.http_slow_readers.clone(),
+        );
+        registry.register(
+            "http_blocked_requests",
+            "HTTP requests held until their part is there",
+            m.http_blocked_requests.clone(),
+        );
+        registry.register("http_blocked_seconds", "How long HTTP requests were held", m.http_blocked_seconds.clone());
+        registry.register("hls_parts", "HLS parts published", m.hls_parts.clone());
+        registry.register(
+            "hls_part_publish_delay_seconds",
+            "From the arrival of the access unit that completes a part to its publication",
+            m.hls_part_publish_delay_seconds.clone(),
+        );
+        registry.register("hls_skipped", "Times a packager was too slow and skipped whole GOPs", m.hls_skipped.clone());
+        metrics
+    }
+
+    /// A session connected.
+    pub fn session_opened(&self, protocol: Protocol) {
+        self.sessions_opened.get_or_create(&IngestLabels { protocol }).inc();
+    }
+
+    /// A session ended.
+    pub fn session_closed(&self, protocol: Protocol, reason: CloseReason) {
+        self.sessions_closed.get_or_create(&SessionLabels { protocol, reason }).inc();
+    }
+
+    /// The counter of bytes received by this protocol, to be kept.
+    pub fn received_bytes(&self, protocol: Protocol) -> Counter {
+        self.received_bytes.get_or_create_owned(&IngestLabels { protocol })
+    }
+
+    /// A publish or play was refused.
+    pub fn rejected(&self, reason: RejectReason) {
+        self.rejected.get_or_create(&RejectLabels { reason }).inc();
+    }
+
+    /// The timeline repaired something `count` times.
+    pub fn repaired(&self, kind: RepairKind, count: u64) {
+        if count > 0 {
+            self.repairs.get_or_create(&RepairLabels { kind }).inc_by(count);
+        }
+    }
+
+    /// A request was answered.
+    pub fn http_request(&self, class: HttpClass, status: u16) {
+        self.http_requests.get_or_create(&HttpLabels { class, status }).inc();
+    }
+}
