@@ -280,10 +280,9 @@ impl Channel {
             })
             .await;
         match outcome {
-            Answer::Ready(Ok(())) => {}
-            Answer::Ready(Err(refusal)) => return refusal,
             // Stopping: the playlist as it is serves the player better than nothing.
-            Answer::Stopping => {}
+            Answer::Ready(Ok(())) | Answer::Stopping => {}
+            Answer::Ready(Err(refusal)) => return refusal,
             Answer::TimedOut => return Answer::TimedOut,
             Answer::Refused(_) | Answer::NotFound => return Answer::NotFound,
         }

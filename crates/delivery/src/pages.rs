@@ -38,6 +38,7 @@ pub(crate) fn file(path: &str) -> Option<Reply> {
     };
     let mut reply = Reply::ok(content_type, caching, Slices::new([body]));
     let hash = metadata.sha256_hash();
-    reply.etag = Some(format!("\"{}\"", hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>()));
+    let short = hash.iter().take(8).fold(0u64, |value, byte| value << 8 | u64::from(*byte));
+    reply.etag = Some(format!("\"{short:016x}\""));
     Some(reply)
 }

@@ -1,1 +1,10 @@
-//! x
+//! Assembly: configuration, listeners, shutdown. Everything that the binary does and tests start.
+
+pub mod config;
+mod local;
+mod server;
+mod stream_metrics;
+mod tls;
+
+pub use local::{LocalClient, LocalError};
+pub use server::{Addresses, Server};

@@ -1,0 +1,404 @@
+//! The API: `/api/v1/…`, `/healthz`, `/readyz`, `/metrics`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use axum::extract::{Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get};
+use axum::{Json, Router};
+use hub::{Hub, StreamStatus};
+use media::{CodecConfig, StreamName};
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+use utoipa::{OpenApi, ToSchema};
+
+use crate::store::{KeyRecord, Store};
+
+/// What delivery says of a stream.
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+pub struct DeliveryFigures {
+    /// Media sequence number of the live edge.
+    pub media_sequence: u64,
+    /// Segments listed.
+    pub segments: usize,
+    /// Bytes of media held in memory.
+    pub held_bytes: usize,
+    /// Discontinuities of the broadcast.
+    pub discontinuities: u64,
+    /// Requests that wait for the next part.
+    pub blocked_requests: usize,
+}
+
+/// Everything the API reads and changes.
+#[derive(Clone)]
+pub struct Api {
+    /// Streams.
+    pub hub: Arc<Hub>,
+    /// Keys.
+    pub store: Arc<Store>,
+    /// Renders all metrics as text.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Figures of delivery, by stream.
+    pub delivery: Arc<dyn Fn() -> HashMap<StreamName, DeliveryFigures> + Send + Sync>,
+    /// The server takes streams and viewers.
+    pub ready: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Api").finish_non_exhaustive()
+    }
+}
+
+/// The picture of a stream.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct VideoView {
+    /// `H.264`, `H.265`, `AV1`, `VP9`.
+    pub codec: String,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// Measured frames per second.
+    pub frames_per_second: f64,
+    /// Measured.
+    pub bits_per_second: u64,
+    /// Distance of the last two keyframes.
+    pub keyframe_interval_ms: Option<u64>,
+}
+
+/// The sound of a stream.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AudioView {
+    /// `AAC`, `Opus`.
+    pub codec: String,
+    /// Hertz.
+    pub sample_rate: u32,
+    /// Channels.
+    pub channels: u8,
+    /// Measured.
+    pub bits_per_second: u64,
+}
+
+/// Who publishes.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PublisherView {
+    /// `rtmp`, `rtmps`.
+    pub protocol: String,
+    /// Network address.
+    pub peer: String,
+    /// What the encoder calls itself.
+    pub encoder: Option<String>,
+    /// Identifier of the key that was used.
+    pub key_id: String,
+}
+
+/// One thing that is wrong with the encoder's settings.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AdviceView {
+    /// Short name that does not change.
+    pub code: String,
+    /// What is seen and what it does.
+    pub text: String,
+    /// The setting to change.
+    pub fix: String,
+}
+
+/// Repairs of the encoder's timestamps.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RepairsView {
+    /// The timestamps jumped.
+    pub jumps: u64,
+    /// Decode times did not increase.
+    pub disorder: u64,
+    /// Presentation before decoding, or impossibly far behind.
+    pub composition: u64,
+    /// Frames of silence that stood in.
+    pub silence: u64,
+    /// Frames of sound that came twice or too late.
+    pub dropped_audio: u64,
+    /// Units that could not be read.
+    pub damaged: u64,
+}
+
+/// A stream.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct StreamView {
+    /// Its name.
+    pub name: String,
+    /// `starting`, `live`, `lost` or `ended`.
+    pub state: String,
+    /// Since when it is live, in seconds.
+    pub live_seconds: Option<u64>,
+    /// Path of the multivariant playlist on the media listener.
+    pub playlist: String,
+    /// Path of the player page on the media listener.
+    pub page: String,
+    /// The picture.
+    pub video: Option<VideoView>,
+    /// The sound.
+    pub audio: Option<AudioView>,
+    /// Who publishes now.
+    pub publisher: Option<PublisherView>,
+    /// What is wrong with the encoder's settings.
+    pub advice: Vec<AdviceView>,
+    /// Repairs since the publisher connected.
+    pub repairs: RepairsView,
+    /// Times a source joined.
+    pub joins: u64,
+    /// Delivery.
+    #[serde(skip_deserializing)]
+    pub delivery: DeliveryFigures,
+}
+
+impl StreamView {
+    fn new(status: StreamStatus, delivery: DeliveryFigures) -> Self {
+        let observed = &status.observed;
+        let (mut video, mut audio) = (None, None);
+        for config in &status.tracks {
+            match config {
+                CodecConfig::Video(config) => {
+                    video = Some(VideoView {
+                        codec: config.codec.as_str().into(),
+                        width: config.width,
+                        height: config.height,
+                        frames_per_second: f64::from(u32::try_from(observed.frame_rate_millihertz).unwrap_or(0))
+                            / 1000.0,
+                        bits_per_second: observed.video_bits_per_second,
+                        keyframe_interval_ms: observed.keyframe_interval_ms,
+                    });
+                }
+                CodecConfig::Audio(config) => {
+                    audio = Some(AudioView {
+                        codec: config.codec.as_str().into(),
+                        sample_rate: config.timescale.hz(),
+                        channels: config.channels,
+                        bits_per_second: observed.audio_bits_per_second,
+                    });
+                }
+            }
+        }
+        let repairs = status.repairs;
+        Self {
+            state: status.state.as_str().into(),
+            live_seconds: status.live_for.map(|duration| duration.as_secs()),
+            playlist: format!("/live/{}/index.m3u8", status.name),
+            page: format!("/watch/{}", status.name),
+            name: status.name.to_string(),
+            video,
+            audio,
+            publisher: status.publisher.map(|publisher| PublisherView {
+                protocol: publisher.protocol.into(),
+                peer: publisher.peer,
+                encoder: publisher.encoder,
+                key_id: publisher.key_id,
+            }),
+            advice: status
+                .advice
+                .into_iter()
+                .map(|advice| AdviceView { code: advice.code.into(), text: advice.text, fix: advice.fix.into() })
+                .collect(),
+            repairs: RepairsView {
+                jumps: repairs.jumps,
+                disorder: repairs.disorder,
+                composition: repairs.composition,
+                silence: repairs.silence,
+                dropped_audio: repairs.dropped_audio,
+                damaged: repairs.damaged,
+            },
+            joins: status.program.joins,
+            delivery,
+        }
+    }
+}
+
+/// A key, without its secret.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct KeyView {
+    /// Names the key.
+    pub id: String,
+    /// The stream it is for.
+    pub stream: String,
+    /// Seconds since 1970, UTC.
+    pub created_utc: i64,
+    /// The secret: only in the answer that makes the key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+impl From<KeyRecord> for KeyView {
+    fn from(record: KeyRecord) -> Self {
+        Self { id: record.id, stream: record.stream.to_string(), created_utc: record.created_utc, key: None }
+    }
+}
+
+/// The stream a new key is for.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewKeyRequest {
+    /// 1–64 of a–z A–Z 0–9 . _ -
+    stream: String,
+}
+
+/// What went wrong, in words.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct ErrorBody {
+    error: String,
+}
+
+fn error(status: StatusCode, text: impl Into<String>) -> Response {
+    (status, Json(ErrorBody { error: text.into() })).into_response()
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Throughline", description = "Live-streaming infrastructure: streams and keys."),
+    paths(list_streams, get_stream, list_keys, create_key, revoke_key, healthz, readyz),
+    components(schemas(StreamView, KeyView, NewKeyRequest, ErrorBody))
+)]
+struct Description;
+
+/// The OpenAPI description, as it is committed in `docs/openapi.json`.
+pub fn openapi_json() -> String {
+    let mut text = Description::openapi().to_pretty_json().expect("the description has no maps with odd keys");
+    text.push('\n');
+    text
+}
+
+impl Api {
+    /// Serves the operations listener until `stopped`: the API wants the operator's token.
+    pub async fn serve(self, listener: TcpListener, stopped: CancellationToken) {
+        let guarded = api_routes().route_layer(axum::middleware::from_fn_with_state(self.clone(), require_token));
+        let router = open_routes().merge(guarded).with_state(self);
+        let _ = axum::serve(listener, router).with_graceful_shutdown(stopped.cancelled_owned()).await;
+    }
+
+    /// Serves the socket in the state directory until `stopped`: who can open it is the operator.
+    pub async fn serve_local(self, listener: UnixListener, stopped: CancellationToken) {
+        let router = open_routes().merge(api_routes()).with_state(self);
+        let _ = axum::serve(listener, router).with_graceful_shutdown(stopped.cancelled_owned()).await;
+    }
+}
+
+fn open_routes() -> Router<Api> {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/api/v1/openapi.json", get(openapi))
+        .fallback(|| async { error(StatusCode::NOT_FOUND, "no such path; see /api/v1/openapi.json") })
+}
+
+fn api_routes() -> Router<Api> {
+    Router::new()
+        .route("/api/v1/streams", get(list_streams))
+        .route("/api/v1/streams/{name}", get(get_stream))
+        .route("/api/v1/keys", get(list_keys).post(create_key))
+        .route("/api/v1/keys/{id}", delete(revoke_key))
+}
+
+async fn require_token(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let Some(token) = header.and_then(|value| value.strip_prefix("Bearer ")) else {
+        let mut response = error(StatusCode::UNAUTHORIZED, "send the operator's token as 'Authorization: Bearer …'");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+        return response;
+    };
+    if api.store.is_operator_token(token).await {
+        next.run(request).await
+    } else {
+        error(StatusCode::FORBIDDEN, "this is not the operator's token")
+    }
+}
+
+/// The process is alive.
+#[utoipa::path(get, path = "/healthz", responses((status = 200, description = "alive")))]
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// The server takes streams and viewers.
+#[utoipa::path(get, path = "/readyz", responses((status = 200, description = "ready"), (status = 503, description = "starting or stopping")))]
+async fn readyz(State(api): State<Api>) -> Response {
+    if api.ready.load(Ordering::Relaxed) {
+        "ready\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
+    }
+}
+
+async fn metrics(State(api): State<Api>) -> Response {
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], (api.metrics)()).into_response()
+}
+
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], openapi_json()).into_response()
+}
+
+/// All streams.
+#[utoipa::path(get, path = "/api/v1/streams", responses((status = 200, body = Vec<StreamView>)))]
+async fn list_streams(State(api): State<Api>) -> Json<Vec<StreamView>> {
+    let mut figures = (api.delivery)();
+    let now = Instant::now();
+    let views = api.hub.streams().into_iter().map(|stream| {
+        let delivery = figures.remove(stream.name()).unwrap_or_default();
+        StreamView::new(stream.status(now), delivery)
+    });
+    Json(views.collect())
+}
+
+/// One stream.
+#[utoipa::path(get, path = "/api/v1/streams/{name}", params(("name" = String, Path, description = "stream name")),
+    responses((status = 200, body = StreamView), (status = 404, body = ErrorBody)))]
+async fn get_stream(State(api): State<Api>, Path(name): Path<String>) -> Response {
+    let found = name.parse().ok().and_then(|name: StreamName| api.hub.stream(&name));
+    let Some(stream) = found else { return error(StatusCode::NOT_FOUND, format!("there is no stream '{name}' now")) };
+    let delivery = (api.delivery)().remove(stream.name()).unwrap_or_default();
+    Json(StreamView::new(stream.status(Instant::now()), delivery)).into_response()
+}
+
+/// All keys, without their secrets.
+#[utoipa::path(get, path = "/api/v1/keys", responses((status = 200, body = Vec<KeyView>)))]
+async fn list_keys(State(api): State<Api>) -> Json<Vec<KeyView>> {
+    Json(api.store.keys().into_iter().map(KeyView::from).collect())
+}
+
+/// Makes a key. The answer is the only one that shows it.
+#[utoipa::path(post, path = "/api/v1/keys", request_body = NewKeyRequest,
+    responses((status = 201, body = KeyView), (status = 400, body = ErrorBody)))]
+async fn create_key(State(api): State<Api>, Json(request): Json<NewKeyRequest>) -> Response {
+    let stream = match request.stream.parse::<StreamName>() {
+        Ok(stream) => stream,
+        Err(invalid) => return error(StatusCode::BAD_REQUEST, invalid.to_string()),
+    };
+    match api.store.create_key(stream).await {
+        Ok(new) => {
+            let key = Some(new.secret.expose().to_owned());
+            (StatusCode::CREATED, Json(KeyView { key, ..new.record.into() })).into_response()
+        }
+        Err(failure) => error(StatusCode::INTERNAL_SERVER_ERROR, failure.to_string()),
+    }
+}
+
+/// Revokes a key and ends the session that was let in with it.
+#[utoipa::path(delete, path = "/api/v1/keys/{id}", params(("id" = String, Path, description = "identifier of the key")),
+    responses((status = 204, description = "revoked"), (status = 404, body = ErrorBody)))]
+async fn revoke_key(State(api): State<Api>, Path(id): Path<String>) -> Response {
+    match api.store.revoke_key(&id).await {
+        Ok(Some(record)) => {
+            if let Some(stream) = api.hub.stream(&record.stream) {
+                stream.kick_key(&record.id, "the stream key was revoked");
+            }
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Ok(None) => error(StatusCode::NOT_FOUND, format!("there is no key '{id}'")),
+        Err(failure) => error(StatusCode::INTERNAL_SERVER_ERROR, failure.to_string()),
+    }
+}

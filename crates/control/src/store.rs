@@ -1,0 +1,337 @@
+//! SQLite: keys, the operator's token, era records. Reads come from memory; one thread writes.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use media::{StreamKey, StreamName};
+use parking_lot::RwLock;
+use rusqlite::{Connection, params};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::oneshot;
+
+/// Name of the database in the state directory.
+const DATABASE: &str = "throughline.db";
+/// Writes that may wait: 2,000 streams that all begin at once, twice.
+const QUEUE: usize = 4096;
+/// Letters of keys: no vowels, nothing that looks like something else. 32 of them hold 5 bits each.
+const ALPHABET: &[u8; 32] = b"0123456789bcdfghjkmnpqrstvwxyzBC";
+/// Random bits of a key: 160.
+const KEY_LETTERS: usize = 32;
+
+const SCHEMA: &str = "
+    PRAGMA journal_mode = WAL;
+    PRAGMA synchronous = NORMAL;
+    PRAGMA busy_timeout = 5000;
+    CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS keys (
+        id TEXT PRIMARY KEY, stream TEXT NOT NULL, hash BLOB NOT NULL UNIQUE, created_utc INTEGER NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS eras (
+        stream TEXT PRIMARY KEY, broadcast TEXT NOT NULL, highest_number INTEGER NOT NULL,
+        discontinuities INTEGER NOT NULL, is_ended INTEGER NOT NULL) STRICT;
+";
+
+/// What went wrong with the store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The state directory cannot be used.
+    #[error("state directory {path}: {error}")]
+    Directory {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The database cannot be used.
+    #[error("database in the state directory: {0}")]
+    Database(#[from] rusqlite::Error),
+    /// The thread that writes is gone.
+    #[error("the database is closed")]
+    Closed,
+}
+
+/// A stream key as it is kept: everything but the secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// Names the key in lists and logs.
+    pub id: String,
+    /// The stream it is for.
+    pub stream: StreamName,
+    /// Seconds since 1970, UTC.
+    pub created_utc: i64,
+}
+
+/// A key that was just made: the only time the secret is seen.
+#[derive(Debug)]
+pub struct NewKey {
+    /// What is kept.
+    pub record: KeyRecord,
+    /// The secret, for its owner.
+    pub secret: StreamKey,
+}
+
+/// Where a broadcast stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EraRow {
+    /// Names the broadcast.
+    pub broadcast: String,
+    /// No segment above this number was ever published.
+    pub highest_number: u64,
+    /// Discontinuities so far.
+    pub discontinuities: u64,
+    /// The playlist was ended.
+    pub is_ended: bool,
+}
+
+type Job = Box<dyn FnOnce(&Connection) + Send>;
+
+/// The store of one state directory.
+#[derive(Debug)]
+pub struct Store {
+    jobs: SyncSender<Job>,
+    keys: RwLock<HashMap<[u8; 32], KeyRecord>>,
+    eras: RwLock<HashMap<StreamName, EraRow>>,
+}
+
+impl Store {
+    /// Opens the state directory, and makes it if it is not there. Readable by its owner only.
+    ///
+    /// # Errors
+    /// It cannot be made or opened.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        make_private(directory).map_err(|error| StoreError::Directory { path: directory.into(), error })?;
+        let connection = Connection::open(directory.join(DATABASE))?;
+        connection.execute_batch(SCHEMA)?;
+        let keys = load_keys(&connection)?;
+        let eras = load_eras(&connection)?;
+        let (jobs, queue) = sync_channel::<Job>(QUEUE);
+        std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || queue.into_iter().for_each(|job| job(&connection)))
+            .map_err(|error| StoreError::Directory { path: directory.into(), error })?;
+        Ok(Self { jobs, keys: RwLock::new(keys), eras: RwLock::new(eras) })
+    }
+
+    /// Runs a write on the one thread that writes.
+    fn write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> oneshot::Receiver<rusqlite::Result<T>> {
+        let (sender, receiver) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let _ = sender.send(write(connection));
+        });
+        let _ = self.jobs.try_send(job); // refused: the receiver sees a closed channel
+        receiver
+    }
+
+    /// The operator's token, if this is the first start: it is shown once and kept as a hash.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn first_operator_token(&self) -> Result<Option<String>, StoreError> {
+        let token = random_text(KEY_LETTERS);
+        let hash = hash(&token);
+        let insert = move |connection: &Connection| {
+            connection.execute("INSERT OR IGNORE INTO meta VALUES ('operator_token', ?1)", params![hash])
+        };
+        let rows = self.write(insert).await.map_err(|_| StoreError::Closed)??;
+        Ok((rows == 1).then_some(token))
+    }
+
+    /// Whether this is the operator's token.
+    pub async fn is_operator_token(&self, token: &str) -> bool {
+        let hash = hash(token).to_vec();
+        let known = self.write(|connection| {
+            connection
+                .query_row("SELECT value FROM meta WHERE name = 'operator_token'", [], |row| row.get::<_, Vec<u8>>(0))
+        });
+        // Comparing hashes of random values tells nothing by its timing.
+        matches!(known.await, Ok(Ok(known)) if known == hash)
+    }
+
+    /// Makes a key for a stream.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn create_key(&self, stream: StreamName) -> Result<NewKey, StoreError> {
+        let secret = random_text(KEY_LETTERS);
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let record = KeyRecord { id: random_text(8), stream, created_utc: i64::try_from(created).unwrap_or(i64::MAX) };
+        let (row, hash) = (record.clone(), hash(&secret));
+        let insert = move |connection: &Connection| {
+            connection.execute(
+                "INSERT INTO keys VALUES (?1, ?2, ?3, ?4)",
+                params![row.id, row.stream.as_str(), hash, row.created_utc],
+            )
+        };
+        self.write(insert).await.map_err(|_| StoreError::Closed)??;
+        self.keys.write().insert(hash, record.clone());
+        Ok(NewKey { record, secret: StreamKey::new(secret) })
+    }
+
+    /// Revokes a key; `None` if there is none with this identifier.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn revoke_key(&self, id: &str) -> Result<Option<KeyRecord>, StoreError> {
+        let found =
+            self.keys.read().iter().find(|(_, record)| record.id == id).map(|(hash, record)| (*hash, record.clone()));
+        let Some((hash, record)) = found else { return Ok(None) };
+        self.keys.write().remove(&hash);
+        let id = id.to_owned();
+        let delete = move |connection: &Connection| connection.execute("DELETE FROM keys WHERE id = ?1", params![id]);
+        self.write(delete).await.map_err(|_| StoreError::Closed)??;
+        Ok(Some(record))
+    }
+
+    /// All keys, by stream and age.
+    pub fn keys(&self) -> Vec<KeyRecord> {
+        let mut keys: Vec<KeyRecord> = self.keys.read().values().cloned().collect();
+        keys.sort_by(|a, b| (&a.stream, a.created_utc, &a.id).cmp(&(&b.stream, b.created_utc, &b.id)));
+        keys
+    }
+
+    /// The record of this secret, if it is a key.
+    pub fn find_key(&self, secret: &StreamKey) -> Option<KeyRecord> {
+        self.keys.read().get(&hash(secret.expose())).cloned()
+    }
+
+    /// Where the broadcast of a stream stands.
+    pub fn era(&self, stream: &StreamName) -> Option<EraRow> {
+        self.eras.read().get(stream).cloned()
+    }
+
+    /// Saves where a broadcast stands; the future is over when it is on disk.
+    pub fn save_era(
+        &self,
+        stream: &StreamName,
+        row: EraRow,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        self.eras.write().insert(stream.clone(), row.clone());
+        let stream = stream.clone();
+        let saving = self.write(move |connection| {
+            connection.execute(
+                "INSERT OR REPLACE INTO eras VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    stream.as_str(),
+                    row.broadcast,
+                    i64::try_from(row.highest_number).unwrap_or(i64::MAX),
+                    i64::try_from(row.discontinuities).unwrap_or(i64::MAX),
+                    row.is_ended
+                ],
+            )
+        });
+        async move { saving.await.map_err(|_| StoreError::Closed)?.map(drop).map_err(StoreError::from) }
+    }
+}
+
+fn load_keys(connection: &Connection) -> Result<HashMap<[u8; 32], KeyRecord>, StoreError> {
+    let mut statement = connection.prepare("SELECT hash, id, stream, created_utc FROM keys")?;
+    let rows = statement.query_map([], |row| {
+        Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?, row.get::<_, i64>(3)?))
+    })?;
+    let mut keys = HashMap::new();
+    for row in rows {
+        let (hash, id, stream, created_utc) = row?;
+        if let (Ok(hash), Ok(stream)) = (hash.try_into(), stream.parse()) {
+            keys.insert(hash, KeyRecord { id, stream, created_utc });
+        }
+    }
+    Ok(keys)
+}
+
+fn load_eras(connection: &Connection) -> Result<HashMap<StreamName, EraRow>, StoreError> {
+    let mut statement =
+        connection.prepare("SELECT stream, broadcast, highest_number, discontinuities, is_ended FROM eras")?;
+    let rows = statement.query_map([], |row| {
+        let number = |index| row.get::<_, i64>(index).map(|value| u64::try_from(value).unwrap_or(0));
+        let (highest_number, discontinuities) = (number(2)?, number(3)?);
+        let (broadcast, is_ended) = (row.get(1)?, row.get(4)?);
+        Ok((row.get::<_, String>(0)?, EraRow { broadcast, highest_number, discontinuities, is_ended }))
+    })?;
+    let mut eras = HashMap::new();
+    for row in rows {
+        let (stream, era) = row?;
+        if let Ok(stream) = stream.parse() {
+            eras.insert(stream, era);
+        }
+    }
+    Ok(eras)
+}
+
+/// Makes a directory that only its owner can read.
+fn make_private(directory: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
+fn hash(secret: &str) -> [u8; 32] {
+    Sha256::digest(secret).into()
+}
+
+fn random_text(letters: usize) -> String {
+    let mut bytes = vec![0; letters];
+    getrandom::fill(&mut bytes).expect("the system has randomness");
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{}", char::from(ALPHABET[usize::from(byte % 32)]));
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
+    }
+
+    #[test]
+    fn keys_survive_a_restart_and_die_when_revoked() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let directory = folder.path().join("state");
+        let stream: StreamName = "show".parse().expect("valid");
+        runtime().block_on(async {
+            let store = Store::open(&directory).expect("opens");
+            let key = store.create_key(stream.clone()).await.expect("writes");
+            drop(store);
+
+            let store = Store::open(&directory).expect("opens again");
+            assert_eq!(store.find_key(&key.secret).expect("known").stream, stream);
+            assert_eq!(store.find_key(&StreamKey::new("guess")), None);
+            assert!(store.revoke_key(&key.record.id).await.expect("writes").is_some());
+            assert_eq!(store.find_key(&key.secret), None);
+            assert!(store.revoke_key("nothing").await.expect("writes").is_none());
+            drop(store);
+            assert_eq!(Store::open(&directory).expect("opens").keys(), []);
+        });
+    }
+
+    #[test]
+    fn the_operators_token_is_made_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        runtime().block_on(async {
+            let store = Store::open(folder.path()).expect("opens");
+            let token = store.first_operator_token().await.expect("writes").expect("first start");
+            assert_eq!(store.first_operator_token().await.expect("writes"), None);
+            assert!(store.is_operator_token(&token).await);
+            assert!(!store.is_operator_token("guess").await);
+        });
+    }
+
+    #[test]
+    fn eras_survive_a_restart() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let stream: StreamName = "show".parse().expect("valid");
+        let row = EraRow { broadcast: "abc".into(), highest_number: 217_000_000, discontinuities: 3, is_ended: false };
+        runtime().block_on(async {
+            let store = Store::open(folder.path()).expect("opens");
+            store.save_era(&stream, row.clone()).await.expect("writes");
+        });
+        assert_eq!(Store::open(folder.path()).expect("opens").era(&stream), Some(row));
+    }
+}

@@ -1,0 +1,276 @@
+//! What the command line offers.
+#![expect(clippy::print_stdout, reason = "this is the command line")]
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use control::{KeyView, Store, StreamView};
+use hyper::Method;
+use media::StreamName;
+use server::config::{Config, ConfigFile, Listen, LogFormatName};
+use server::{LocalClient, Server};
+use telemetry::{LogFormat, init_logging};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How often `status` refreshes.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Live-streaming infrastructure: one well-tested path from camera to viewer.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server.
+    Serve(ServeArgs),
+    /// Make, list and revoke stream keys. Works whether the server runs or not.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Show the streams of the running server.
+    Status {
+        #[command(flatten)]
+        state: StateArgs,
+        /// Print once as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at configuration files.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the `OpenAPI` description of the API.
+    Openapi,
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// Configuration file (TOML).
+    #[arg(long, env = "THROUGHLINE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// State directory [default: throughline-data].
+    #[arg(long, env = "THROUGHLINE_STATE", value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// HTTP address, or 'off' [default: 0.0.0.0:8080].
+    #[arg(long, env = "THROUGHLINE_HTTP", value_name = "ADDR")]
+    http: Option<Listen>,
+    /// HTTPS address, or 'off'; without a certificate one for local trials is made.
+    #[arg(long, env = "THROUGHLINE_HTTPS", value_name = "ADDR")]
+    https: Option<Listen>,
+    /// RTMP address, or 'off' [default: 0.0.0.0:1935].
+    #[arg(long, env = "THROUGHLINE_RTMP", value_name = "ADDR")]
+    rtmp: Option<Listen>,
+    /// RTMPS address, or 'off'; as for HTTPS.
+    #[arg(long, env = "THROUGHLINE_RTMPS", value_name = "ADDR")]
+    rtmps: Option<Listen>,
+    /// Operations address: API, metrics, health [default: 127.0.0.1:9090].
+    #[arg(long, env = "THROUGHLINE_OPS", value_name = "ADDR")]
+    ops: Option<Listen>,
+    /// Log filter, such as 'info' or 'debug'.
+    #[arg(long, env = "THROUGHLINE_LOG", value_name = "FILTER")]
+    log: Option<String>,
+    /// Log lines as JSON.
+    #[arg(long, env = "THROUGHLINE_LOG_JSON")]
+    log_json: bool,
+}
+
+#[derive(Debug, Args)]
+struct StateArgs {
+    /// State directory of the server.
+    #[arg(long, env = "THROUGHLINE_STATE", value_name = "DIR", default_value = "throughline-data")]
+    state: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Make a key for a stream and print it, alone, on standard output.
+    Create {
+        /// Name of the stream.
+        stream: StreamName,
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// List keys, without their secrets.
+    List {
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// Revoke a key by its identifier; who publishes with it is thrown out.
+    Revoke {
+        /// Identifier from the list.
+        id: String,
+        #[command(flatten)]
+        state: StateArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the effective configuration, or what is wrong and where.
+    Check {
+        /// Configuration file (TOML); without one the defaults are printed.
+        #[arg(long, env = "THROUGHLINE_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
+/// Does what the command line says.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match cli.command {
+        Command::Serve(args) => runtime.block_on(serve(args)),
+        Command::Key(command) => runtime.block_on(key(command)),
+        Command::Status { state, json } => runtime.block_on(status(&state.state, json)),
+        Command::Config(ConfigCommand::Check { config }) => check(config.as_deref()),
+        Command::Openapi => {
+            print!("{}", control::openapi_json());
+            Ok(())
+        }
+    }
+}
+
+fn load(path: Option<&Path>) -> anyhow::Result<ConfigFile> {
+    Ok(path.map(ConfigFile::load).transpose()?.unwrap_or_default())
+}
+
+fn check(path: Option<&Path>) -> anyhow::Result<()> {
+    let file = load(path)?;
+    Config::try_from(file.clone())?;
+    print!("{}", toml::to_string(&file.effective())?);
+    Ok(())
+}
+
+async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let mut file = load(args.config.as_deref())?;
+    file.state = args.state.or(file.state);
+    let listen = &mut file.listen;
+    listen.http = args.http.or(listen.http);
+    listen.https = args.https.or(listen.https);
+    listen.rtmp = args.rtmp.or(listen.rtmp);
+    listen.rtmps = args.rtmps.or(listen.rtmps);
+    listen.ops = args.ops.or(listen.ops);
+    let json = args.log_json || file.log.format == LogFormatName::Json;
+    let format = if json { LogFormat::Json } else { LogFormat::Text };
+    let filter = args.log.unwrap_or_else(|| file.log.filter.clone());
+    init_logging(format, &filter).map_err(|error| anyhow::anyhow!("log filter '{filter}': {error}"))?;
+    let config = Config::try_from(file)?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let server = Server::start(config).await?;
+    let addresses = server.addresses();
+    for (name, address) in [
+        ("http", addresses.http),
+        ("https", addresses.https),
+        ("rtmp", addresses.rtmp),
+        ("rtmps", addresses.rtmps),
+        ("ops", addresses.ops),
+    ] {
+        if let Some(address) = address {
+            println!("{name} {address}");
+        }
+    }
+    if let Some(token) = server.first_token() {
+        tracing::info!("operator token, shown this once: {token}");
+    }
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    server.stop().await;
+    Ok(())
+}
+
+async fn key(command: KeyCommand) -> anyhow::Result<()> {
+    match command {
+        KeyCommand::Create { stream, state } => {
+            let secret = match LocalClient::connect(&state.state).await {
+                Ok(client) => {
+                    let body = serde_json::json!({ "stream": stream.as_str() }).to_string();
+                    let view: KeyView = client.call(Method::POST, "/api/v1/keys", body).await?;
+                    view.key.context("the server did not show the key")?
+                }
+                Err(_) => Store::open(&state.state)?.create_key(stream).await?.secret.expose().to_owned(),
+            };
+            println!("{secret}");
+        }
+        KeyCommand::List { state } => {
+            let keys: Vec<KeyView> = match LocalClient::connect(&state.state).await {
+                Ok(client) => client.call(Method::GET, "/api/v1/keys", String::new()).await?,
+                Err(_) => Store::open(&state.state)?.keys().into_iter().map(KeyView::from).collect(),
+            };
+            println!("{:<10} {:<24} CREATED (UTC, SECONDS)", "ID", "STREAM");
+            for key in keys {
+                println!("{:<10} {:<24} {}", key.id, key.stream, key.created_utc);
+            }
+        }
+        KeyCommand::Revoke { id, state } => match LocalClient::connect(&state.state).await {
+            Ok(client) => client.call(Method::DELETE, &format!("/api/v1/keys/{id}"), String::new()).await?,
+            Err(_) => {
+                let revoked = Store::open(&state.state)?.revoke_key(&id).await?;
+                revoked.with_context(|| format!("there is no key '{id}'"))?;
+            }
+        },
+    }
+    Ok(())
+}
+
+async fn status(state: &Path, json: bool) -> anyhow::Result<()> {
+    let live = std::io::stdout().is_terminal() && !json;
+    loop {
+        let client = LocalClient::connect(state).await?;
+        if json {
+            let value: serde_json::Value = client.call(Method::GET, "/api/v1/streams", String::new()).await?;
+            println!("{value:#}");
+            return Ok(());
+        }
+        let streams: Vec<StreamView> = client.call(Method::GET, "/api/v1/streams", String::new()).await?;
+        let table = status_table(&streams);
+        if !live {
+            print!("{table}");
+            return Ok(());
+        }
+        print!("\x1b[2J\x1b[H{table}\nCtrl-C ends this view.\n"); // clear, home
+        std::io::stdout().flush()?;
+        tokio::time::sleep(STATUS_INTERVAL).await;
+    }
+}
+
+fn status_table(streams: &[StreamView]) -> String {
+    use std::fmt::Write as _;
+    let mut out = format!(
+        "{:<20} {:<9} {:>8} {:<24} {:>11} {:<20} ADVICE\n",
+        "STREAM", "STATE", "LIVE FOR", "PICTURE", "KBIT/S", "SOUND"
+    );
+    for stream in streams {
+        let live_for = stream.live_seconds.map_or_else(String::new, |seconds| {
+            format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+        });
+        let picture = stream.video.as_ref().map_or_else(
+            || "none".into(),
+            |video| format!("{} {}x{} {:.2}", video.codec, video.width, video.height, video.frames_per_second),
+        );
+        let sound = stream.audio.as_ref().map_or_else(
+            || "none".into(),
+            |audio| format!("{} {} Hz {} ch", audio.codec, audio.sample_rate, audio.channels),
+        );
+        let bits = stream.video.as_ref().map_or(0, |video| video.bits_per_second)
+            + stream.audio.as_ref().map_or(0, |audio| audio.bits_per_second);
+        let advice: Vec<&str> = stream.advice.iter().map(|advice| advice.code.as_str()).collect();
+        let _ = writeln!(
+            out,
+            "{:<20} {:<9} {live_for:>8} {picture:<24} {:>11} {sound:<20} {}",
+            stream.name,
+            stream.state,
+            bits / 1000,
+            advice.join(", ")
+        );
+    }
+    if streams.is_empty() {
+        out.push_str("no streams\n");
+    }
+    out
+}

@@ -1,0 +1,288 @@
+//! Start and stop.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use control::{Api, DeliveryFigures, EraRow, Store};
+use delivery::{Delivery, EraRecord, EraStore, Saving};
+use gateway::{Gateway, Grant};
+use hub::{Arrival, Hub, StreamEvent};
+use media::{StreamKey, StreamName};
+use serde::{Deserialize, Serialize};
+use telemetry::Metrics;
+use telemetry::encoding::text::encode;
+use telemetry::registry::Registry;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::config::{Config, Listen};
+use crate::local::SOCKET;
+use crate::stream_metrics::StreamMetrics;
+use crate::tls::Certificate;
+
+/// How often the hub looks at its clocks.
+const HUB_TICK: Duration = Duration::from_millis(50);
+
+/// The addresses in use, as they are written to `addresses.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<SocketAddr>,
+    /// HTTPS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub https: Option<SocketAddr>,
+    /// RTMP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtmp: Option<SocketAddr>,
+    /// RTMPS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtmps: Option<SocketAddr>,
+    /// Operations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ops: Option<SocketAddr>,
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    addresses: Addresses,
+    state: PathBuf,
+    first_token: Option<String>,
+    ready: Arc<AtomicBool>,
+    /// Cancelled first: nothing new is taken.
+    draining: CancellationToken,
+    gateway: Gateway,
+    delivery: Delivery,
+    /// Ends the operations side, last.
+    stopped: CancellationToken,
+    tracker: TaskTracker,
+    grace: Duration,
+}
+
+struct Eras(Arc<Store>);
+
+impl EraStore for Eras {
+    fn load(&self, stream: &StreamName) -> Option<EraRecord> {
+        let row = self.0.era(stream)?;
+        Some(EraRecord {
+            broadcast: row.broadcast,
+            highest_number: row.highest_number,
+            discontinuities: row.discontinuities,
+            is_ended: row.is_ended,
+        })
+    }
+
+    fn save(&self, stream: &StreamName, record: EraRecord) -> Saving {
+        let row = EraRow {
+            broadcast: record.broadcast,
+            highest_number: record.highest_number,
+            discontinuities: record.discontinuities,
+            is_ended: record.is_ended,
+        };
+        let saving = self.0.save_era(stream, row);
+        Box::pin(async move { saving.await.map_err(|error| error.to_string()) })
+    }
+}
+
+fn authorize(store: &Store, key: &StreamKey, stream: Option<&StreamName>) -> Result<Grant, String> {
+    let Some(record) = store.find_key(key) else {
+        return Err("this stream key is not valid; make one with 'throughline key create STREAM'".into());
+    };
+    match stream {
+        Some(wanted) if *wanted != record.stream => Err(format!("this stream key is not for the stream '{wanted}'")),
+        _ => Ok(Grant { stream: record.stream, key_id: record.id }),
+    }
+}
+
+async fn bind(name: &str, listen: Listen) -> anyhow::Result<Option<TcpListener>> {
+    let Listen::At(address) = listen else { return Ok(None) };
+    let listener = TcpListener::bind(address).await;
+    listener.map(Some).with_context(|| format!("cannot listen on {address} for {name}"))
+}
+
+fn local(listener: Option<&TcpListener>) -> Option<SocketAddr> {
+    listener.and_then(|listener| listener.local_addr().ok())
+}
+
+impl Server {
+    /// Binds every address, then starts everything. Nothing is started if an address is taken.
+    ///
+    /// # Errors
+    /// An address is taken, the state directory or the certificate cannot be used.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let store = Arc::new(Store::open(&config.state)?);
+        let first_token = store.first_operator_token().await?;
+        let (http, https) = (bind("HTTP", config.http).await?, bind("HTTPS", config.https).await?);
+        let (rtmp, rtmps) = (bind("RTMP", config.rtmp).await?, bind("RTMPS", config.rtmps).await?);
+        let ops = bind("operations", config.ops).await?;
+        let addresses = Addresses {
+            http: local(http.as_ref()),
+            https: local(https.as_ref()),
+            rtmp: local(rtmp.as_ref()),
+            rtmps: local(rtmps.as_ref()),
+            ops: local(ops.as_ref()),
+        };
+        let certificate = match (&https, &rtmps) {
+            (None, None) => None,
+            _ => Some(Certificate::load(config.certificate.as_ref(), &config.state)?),
+        };
+        let (draining, stopped, tracker) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let mut registry = Registry::with_prefix("throughline");
+        let metrics = Metrics::register(&mut registry);
+        let hub = Arc::new(Hub::new(config.hub));
+        let keys = Arc::clone(&store);
+        let authorize = move |key: &StreamKey, stream: Option<&StreamName>| authorize(&keys, key, stream);
+        let gateway = Gateway::new(Arc::clone(&hub), Arc::new(authorize), metrics.clone(), draining.clone());
+        let eras = Arc::new(Eras(Arc::clone(&store)));
+        let delivery = Delivery::new(config.delivery, Arc::clone(&hub), eras, metrics, draining.clone());
+        registry.register_collector(Box::new(StreamMetrics::new(Arc::clone(&hub), delivery.clone())));
+
+        delivery.start();
+        if let Some(listener) = http {
+            delivery.serve(listener, None);
+        }
+        if let Some(listener) = rtmp {
+            gateway.serve_rtmp(listener, None);
+        }
+        if let Some(certificate) = certificate {
+            if let Some(listener) = https {
+                let tls = certificate.server_config(&[b"h2", b"http/1.1"])?;
+                delivery.serve(listener, Some(TlsAcceptor::from(tls)));
+            }
+            if let Some(listener) = rtmps {
+                gateway.serve_rtmp(listener, Some(TlsAcceptor::from(certificate.server_config(&[])?)));
+            }
+            tracker.spawn(certificate.watch(draining.clone()));
+        }
+        tracker.spawn(run_clock(Arc::clone(&hub), draining.clone()));
+        let ready = Arc::new(AtomicBool::new(true));
+        let api = make_api(&hub, &store, registry, &delivery, &ready);
+        serve_operations(api, ops, &config.state, &stopped, &tracker)?;
+        write_addresses(&config.state, &addresses)?;
+        let (state, grace) = (config.state, config.shutdown_grace);
+        Ok(Self { addresses, state, first_token, ready, draining, gateway, delivery, stopped, tracker, grace })
+    }
+
+    /// The addresses in use.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// The operator's token, at the first start only.
+    pub fn first_token(&self) -> Option<&str> {
+        self.first_token.as_deref()
+    }
+
+    /// Stops: takes nothing new, tells everybody, saves where broadcasts stand, and ends within the grace time.
+    /// No playlist is ended: they go on after the next start.
+    pub async fn stop(self) {
+        info!("stopping");
+        self.ready.store(false, Ordering::Relaxed);
+        self.draining.cancel();
+        let drained = tokio::time::timeout(self.grace, async {
+            self.gateway.finished().await;
+            self.delivery.finished().await;
+        });
+        if drained.await.is_err() {
+            warn!("connections were still open after the grace time");
+        }
+        self.stopped.cancel();
+        self.tracker.close();
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.tracker.wait()).await;
+        let _ = std::fs::remove_file(self.state.join("addresses.json"));
+        let _ = std::fs::remove_file(self.state.join(SOCKET));
+        info!("stopped");
+    }
+}
+
+fn make_api(
+    hub: &Arc<Hub>,
+    store: &Arc<Store>,
+    registry: Registry,
+    delivery: &Delivery,
+    ready: &Arc<AtomicBool>,
+) -> Api {
+    let figures = delivery.clone();
+    let delivery = move || {
+        let channels = figures.channels().into_iter();
+        let figures = channels.map(|(name, status)| {
+            let figures = DeliveryFigures {
+                media_sequence: status.media_sequence,
+                segments: status.segments,
+                held_bytes: status.held_bytes,
+                discontinuities: status.discontinuities,
+                blocked_requests: status.blocked_requests,
+            };
+            (name, figures)
+        });
+        figures.collect::<HashMap<_, _>>()
+    };
+    let metrics = move || {
+        let mut text = String::new();
+        // Writing to a string fails only where a collector is broken; then the scrape is cut short and seen.
+        let _ = encode(&mut text, &registry);
+        text
+    };
+    Api {
+        hub: Arc::clone(hub),
+        store: Arc::clone(store),
+        metrics: Arc::new(metrics),
+        delivery: Arc::new(delivery),
+        ready: Arc::clone(ready),
+    }
+}
+
+fn serve_operations(
+    api: Api,
+    ops: Option<TcpListener>,
+    state: &Path,
+    stopped: &CancellationToken,
+    tracker: &TaskTracker,
+) -> anyhow::Result<()> {
+    let path = state.join(SOCKET);
+    let _ = std::fs::remove_file(&path); // left by a process that was killed
+    let socket = UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&path, owner_only)?;
+    tracker.spawn(api.clone().serve_local(socket, stopped.clone()));
+    if let Some(listener) = ops {
+        tracker.spawn(api.serve(listener, stopped.clone()));
+    }
+    Ok(())
+}
+
+/// Lets the hub look at its clocks, and logs what it sees.
+async fn run_clock(hub: Arc<Hub>, shutdown: CancellationToken) {
+    let mut ticks = tokio::time::interval(HUB_TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.cancelled() => return,
+        }
+        let utc = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at = Arrival { now: Instant::now(), utc_nanos: i64::try_from(utc.as_nanos()).unwrap_or(i64::MAX) };
+        for (stream, event) in hub.tick(at) {
+            match event {
+                StreamEvent::Silent => warn!(%stream, "source is silent"),
+                StreamEvent::Ended => info!(%stream, "stream ended: its source did not come back"),
+            }
+        }
+    }
+}
+
+/// Written whole or not at all, so that who waits for it never reads half.
+fn write_addresses(state: &Path, addresses: &Addresses) -> anyhow::Result<()> {
+    let (path, draft) = (state.join("addresses.json"), state.join("addresses.json.new"));
+    std::fs::write(&draft, serde_json::to_vec_pretty(addresses)?)?;
+    std::fs::rename(&draft, &path).with_context(|| path.display().to_string())
+}
