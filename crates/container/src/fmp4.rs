@@ -232,6 +232,8 @@ fn put_es_descriptor(out: &mut BytesMut, audio_specific_config: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
     fn aac() -> CodecConfig {
@@ -243,7 +245,7 @@ mod tests {
         while bytes.len() >= 8 {
             let size = u32::from_be_bytes(bytes[..4].try_into().expect("four")) as usize;
             let name = std::str::from_utf8(&bytes[4..8]).expect("ascii");
-            out.push_str(&format!("{:indent$}{name} {size}\n", "", indent = depth * 2));
+            writeln!(out, "{:indent$}{name} {size}", "", indent = depth * 2).expect("to memory");
             if ["moov", "trak", "mdia", "minf", "stbl", "mvex", "moof", "traf", "dinf"].contains(&name) {
                 boxes(&bytes[8..size], depth + 1, out);
             }

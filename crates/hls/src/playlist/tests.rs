@@ -1,1 +1,1 @@
-
+//! The rules a playlist keeps, and how requests are answered.

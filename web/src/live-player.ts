@@ -1,0 +1,213 @@
+// Plays one live stream and keeps playing: waits for it, reconnects, reloads. Knows nothing of the page around it.
+import Hls, { Events, ErrorTypes, type ErrorData } from 'hls.js';
+
+/** What the viewer should know. */
+export type State = 'connecting' | 'waiting' | 'playing' | 'reconnecting' | 'ended' | 'unsupported';
+
+export interface Level {
+  index: number;
+  label: string;
+}
+
+export interface Snapshot {
+  state: State;
+  /** Seconds between the camera's clock and the picture, as far as the playlist tells. */
+  latency: number | null;
+  /** The picture is as close to live as it is meant to be. */
+  atLiveEdge: boolean;
+  levels: Level[];
+  /** Chosen level; -1 is automatic. */
+  level: number;
+  hasCaptions: boolean;
+}
+
+const POLL_MS = 1000;
+const WATCH_MS = 250;
+/** Without progress for this long the viewer is told. */
+const STALL_SHOWN_MS = 1500;
+/** Without progress for this long the stream is loaded anew. */
+const STALL_RELOAD_MS = 8000;
+/** Farther behind than this the picture jumps to the live edge; below it plays a little faster. */
+const BEHIND_MAX_SECONDS = 8;
+
+export class LivePlayer {
+  snapshot: Snapshot = { state: 'connecting', latency: null, atLiveEdge: true, levels: [], level: -1, hasCaptions: false };
+
+  #hls: Hls | null = null;
+  #timers: ReturnType<typeof setInterval>[] = [];
+  #poll: ReturnType<typeof setTimeout> | null = null;
+  #lastTime = -1;
+  #lastProgress = performance.now();
+  #played = false;
+  #ended = false;
+  #mediaErrors = 0;
+  #destroyed = false;
+
+  constructor(
+    private readonly video: HTMLVideoElement,
+    private readonly url: string,
+    private readonly onChange: (snapshot: Snapshot) => void,
+  ) {
+    this.#timers.push(setInterval(() => this.#watch(), WATCH_MS));
+    void this.#probe();
+  }
+
+  destroy(): void {
+    this.#destroyed = true;
+    this.#timers.forEach(clearInterval);
+    if (this.#poll) clearTimeout(this.#poll);
+    this.#hls?.destroy();
+  }
+
+  setLevel(index: number): void {
+    if (this.#hls) this.#hls.nextLevel = index;
+    this.#set({ level: index });
+  }
+
+  toLiveEdge(): void {
+    const position = this.#hls?.liveSyncPosition ?? (this.video.seekable.length ? this.video.seekable.end(0) - 1 : null);
+    if (position !== null && position !== undefined) this.video.currentTime = position;
+    void this.video.play().catch(() => {});
+  }
+
+  toggleCaptions(): void {
+    const track = [...this.video.textTracks].find((text) => text.kind === 'captions' || text.kind === 'subtitles');
+    if (track) track.mode = track.mode === 'showing' ? 'hidden' : 'showing';
+  }
+
+  #set(change: Partial<Snapshot>): void {
+    this.snapshot = { ...this.snapshot, ...change };
+    this.onChange(this.snapshot);
+  }
+
+  /** Asks for the stream until it is there, then loads it. */
+  async #probe(): Promise<void> {
+    if (this.#destroyed) return;
+    this.#poll = null;
+    let answer: Response | null = null;
+    try {
+      answer = await fetch(this.url, { cache: 'no-store', signal: AbortSignal.timeout(5000) });
+    } catch {
+      // the server is away: asked again below
+    }
+    if (this.#destroyed) return;
+    if (answer?.ok && (!this.#ended || !(await this.#isSameEnded(await answer.text())))) {
+      this.#load();
+      return;
+    }
+    if (!this.#ended) this.#set({ state: answer && !this.#played ? 'waiting' : this.#played ? 'reconnecting' : 'connecting' });
+    this.#poll = setTimeout(() => void this.#probe(), POLL_MS);
+  }
+
+  /** After an end: whether the playlist still names the broadcast that ended. */
+  async #isSameEnded(text: string): Promise<boolean> {
+    const media = text.split('\n').find((line) => line && !line.startsWith('#'));
+    if (!media) return true;
+    try {
+      const answer = await fetch(new URL(media, new URL(this.url, location.href)), { cache: 'no-store' });
+      return !answer.ok || (await answer.text()).includes('#EXT-X-ENDLIST');
+    } catch {
+      return true;
+    }
+  }
+
+  #load(): void {
+    this.#ended = false;
+    this.#lastProgress = performance.now();
+    this.#hls?.destroy();
+    this.#hls = null;
+    if (!Hls.isSupported()) {
+      this.#loadNative();
+      return;
+    }
+    const hls = new Hls({
+      lowLatencyMode: true,
+      backBufferLength: 30,
+      maxLiveSyncPlaybackRate: 1.08,
+      enableWorker: true,
+      startLevel: -1,
+    });
+    this.#hls = hls;
+    hls.on(Events.MANIFEST_PARSED, () => {
+      const label = (height: number, bits: number): string => (height ? `${height}p` : `${Math.round(bits / 1000)} kbit/s`);
+      this.#set({ levels: hls.levels.map((level, index) => ({ index, label: label(level.height, level.bitrate) })) });
+      void this.video.play().catch(() => this.#playMuted());
+    });
+    hls.on(Events.LEVEL_UPDATED, (_, data) => {
+      if (!data.details.live) this.#ended = true;
+    });
+    hls.on(Events.SUBTITLE_TRACKS_UPDATED, (_, data) => this.#set({ hasCaptions: data.subtitleTracks.length > 0 }));
+    hls.on(Events.ERROR, (_, data) => this.#onError(data));
+    hls.loadSource(this.url);
+    hls.attachMedia(this.video);
+  }
+
+  /** iPhones without Managed Media Source play by themselves. */
+  #loadNative(): void {
+    if (!this.video.canPlayType('application/vnd.apple.mpegurl')) {
+      this.#set({ state: 'unsupported' });
+      return;
+    }
+    this.video.src = this.url;
+    this.video.addEventListener('error', () => this.#restart(), { once: true });
+    this.video.addEventListener('ended', () => { this.#ended = true; }, { once: true });
+    void this.video.play().catch(() => this.#playMuted());
+  }
+
+  /** The browser forbids sound before a tap. */
+  #playMuted(): void {
+    this.video.muted = true;
+    void this.video.play().catch(() => {});
+  }
+
+  #onError(data: ErrorData): void {
+    if (!data.fatal) return;
+    if (data.type === ErrorTypes.MEDIA_ERROR && this.#mediaErrors < 3) {
+      this.#mediaErrors += 1;
+      this.#hls?.recoverMediaError();
+      return;
+    }
+    this.#restart();
+  }
+
+  /** Keeps the last picture and asks for the stream again. */
+  #restart(): void {
+    this.#hls?.stopLoad();
+    if (!this.#ended) this.#set({ state: this.#played ? 'reconnecting' : 'waiting' });
+    if (!this.#poll) this.#poll = setTimeout(() => void this.#probe(), POLL_MS);
+  }
+
+  #watch(): void {
+    const now = performance.now();
+    const time = this.video.currentTime;
+    if (time !== this.#lastTime) {
+      if (this.#lastTime >= 0 && time > this.#lastTime) {
+        this.#played = true;
+        this.#mediaErrors = 0;
+      }
+      this.#lastTime = time;
+      this.#lastProgress = now;
+      const latency = this.#hls?.latency || null;
+      const target = this.#hls?.targetLatency ?? 3;
+      const atLiveEdge = latency === null || latency < target + 1.5;
+      if (latency !== null && latency > target + BEHIND_MAX_SECONDS) this.toLiveEdge(); // too far to catch up by speed
+      if (this.#played) this.#set({ state: 'playing', latency, atLiveEdge });
+      return;
+    }
+    if (this.video.paused && this.#played && !this.#ended) {
+      this.#lastProgress = now;
+      if (this.snapshot.state === 'playing') this.#set({ atLiveEdge: false });
+      return;
+    }
+    const stalled = now - this.#lastProgress;
+    if (this.#ended && this.#played && stalled > STALL_SHOWN_MS) {
+      this.#set({ state: 'ended', latency: null });
+      if (!this.#poll) this.#poll = setTimeout(() => void this.#probe(), POLL_MS);
+    } else if (this.#hls && !this.#poll && stalled > STALL_RELOAD_MS) {
+      this.#lastProgress = now;
+      this.#restart();
+    } else if (this.#played && !this.#ended && stalled > STALL_SHOWN_MS) {
+      this.#set({ state: 'reconnecting', latency: null });
+    }
+  }
+}
