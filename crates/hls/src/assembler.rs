@@ -175,9 +175,21 @@ impl Assembler {
         Some(part)
     }
 
-    /// PART-TARGET that fits the pending part.
-    pub(crate) fn part_target(&self) -> i64 {
+    /// PART-TARGET that fits the pending part; `target` is what it should be about. A hole in the very first part must not
+    /// set the measure: then the declared rate does, or the target itself.
+    pub(crate) fn part_target(&self, target: i64) -> i64 {
         let count = i64::try_from(self.samples.len()).unwrap_or(1);
-        (count * self.longest_duration).max(self.duration) * PART_TARGET_PERCENT / 100
+        let declared = match &self.config {
+            CodecConfig::Video(video) => video.frame_rate.map(|rate| rate.frame_duration(Timescale::VIDEO)),
+            CodecConfig::Audio(audio) => Some(i64::from(audio.samples_per_unit)),
+        };
+        let shortest = self.samples.iter().map(|sample| i64::from(sample.duration)).min().unwrap_or(0);
+        let usual = declared.unwrap_or(shortest).max(1);
+        let full = if self.longest_duration > 3 * usual.max(shortest) {
+            (target + usual / 2) / usual * usual
+        } else {
+            (count * self.longest_duration).max(self.duration)
+        };
+        full.max(usual) * PART_TARGET_PERCENT / 100
     }
 }

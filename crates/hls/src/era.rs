@@ -143,6 +143,11 @@ impl Segmenter {
         self.open.is_some_and(|open| pts + more - open.start > self.limit)
     }
 
+    /// Ticks from the start of the open segment to `pts`; `None` if no segment is open.
+    pub(crate) fn elapsed(&self, pts: i64) -> Option<i64> {
+        self.open.map(|open| pts - open.start)
+    }
+
     fn end_era(&mut self) {
         if self.rule != Rule::Count {
             self.eras += 1;

@@ -103,6 +103,7 @@ struct SharedTargets {
     part_hold_back: Duration,
     target_duration: i64,
     window_nanos: i64,
+    is_fixed: bool,
 }
 
 /// What became of a source that is lost.
@@ -130,6 +131,8 @@ pub struct Packager {
     utc: UtcMap,
     next_is_discontinuity: bool,
     flow: Flow,
+    /// Sound leads because the picture is missing; the open video segment has nothing in it.
+    is_blind: bool,
     frame_rate: Option<FrameRate>,
     last_arrival_utc: i64,
     is_ended: bool,
@@ -152,6 +155,7 @@ impl Packager {
             utc: UtcMap::default(),
             next_is_discontinuity: continuation.is_resumed,
             flow: Flow::Running,
+            is_blind: false,
             frame_rate: None,
             last_arrival_utc: 0,
             is_ended: false,
@@ -331,13 +335,20 @@ impl Packager {
         self.handle_hole(&unit);
         let Some(video) = &mut self.video else { return };
         let nominal = video.assembler.decode_time(&unit);
+        if std::mem::take(&mut self.is_blind) && !unit.is_random_access {
+            // The picture is back: what was missing is a gap, and a segment begins without a random access point.
+            video.finish_segment(nominal, &mut self.shared);
+            let number = self.segmenter.force(nominal);
+            self.begin_video(number, nominal);
+        }
+        let Some(video) = &mut self.video else { return };
         if unit.is_random_access {
             let held = video.assembler.held_start();
             if let Cut::Begin(number) = self.segmenter.random_access(unit.pts.0) {
                 video.assembler.align(&unit, held);
                 let start = video.assembler.decode_time(&unit);
                 video.assembler.release(start);
-                video.finish_segment(start, &self.shared);
+                video.finish_segment(start, &mut self.shared);
                 self.begin_video(number, start);
             } else {
                 video.assembler.release(nominal);
@@ -357,7 +368,7 @@ impl Packager {
     /// Publishes the pending part if it is full, and ends the segment if another part would make it too long.
     fn publish_video(&mut self, now: i64) {
         let Some(video) = &mut self.video else { return };
-        if !video.publish_if_full(&self.shared) {
+        if !video.publish_if_full(&mut self.shared) {
             return;
         }
         let part_target = video.playlist.as_ref().map_or(0, |playlist| playlist.targets().part_target);
@@ -366,7 +377,7 @@ impl Packager {
         }
         if self.segmenter.is_full(now, part_target) {
             let number = self.segmenter.force(now);
-            video.finish_segment(now, &self.shared);
+            video.finish_segment(now, &mut self.shared);
             self.begin_video(number, now);
         }
     }
@@ -391,6 +402,26 @@ impl Packager {
         }
     }
 
+    /// Sound waits for a picture that does not come. Before its segment grows too long, it leads: the last picture
+    /// stands until then, and the next video segment is a gap unless the picture returns.
+    fn lead_with_sound(&mut self, unit: &AccessUnit, at: i64) {
+        let limit = self.shared.target_duration * i64::from(Timescale::VIDEO.hz());
+        let wait = i64::from(Timescale::VIDEO.hz()) * AUDIO_WAIT_MS / 1000;
+        if self.segmenter.elapsed(at).is_some_and(|elapsed| elapsed < limit - wait) || !self.next_number_used() {
+            return;
+        }
+        if let Flow::Gap { until, .. } = self.flow {
+            self.resume_after_gap(until, unit);
+            self.flow = Flow::Running;
+        }
+        let Some(video) = &mut self.video else { return };
+        video.assembler.release(at);
+        video.finish_segment(at, &mut self.shared);
+        let number = self.segmenter.force(at);
+        self.is_blind = true;
+        self.begin_video(number, at);
+    }
+
     /// Each frame is a random access point; the grid cuts at the first one past its line.
     fn on_audio_alone(&mut self, unit: AccessUnit) {
         self.handle_hole(&unit);
@@ -411,10 +442,14 @@ impl Packager {
         let passed = self.video.as_ref().and_then(|video| video.assembler.held_start());
         let wait = i64::from(scale.hz()) * AUDIO_WAIT_MS / 1000;
         while let Some(front) = self.queue.front() {
+            let at = scale.rescale(front.pts.0, Timescale::VIDEO);
             let span = self.queue.back().map_or(0, |back| back.pts - front.pts);
-            let is_passed = passed.is_some_and(|passed| scale.rescale(front.pts.0, Timescale::VIDEO) < passed);
-            if !(all || is_passed || span > wait || self.queue.len() > AUDIO_QUEUE_MAX) {
-                return;
+            if !all && !passed.is_some_and(|passed| at < passed) {
+                if span <= wait && self.queue.len() <= AUDIO_QUEUE_MAX {
+                    return;
+                }
+                let front = front.clone();
+                self.lead_with_sound(&front, at);
             }
             if let Some(unit) = self.queue.pop_front() {
                 self.assign_audio(unit, scale);
@@ -427,9 +462,16 @@ impl Packager {
         while let Some(cut) = self.cuts.pop_front_if(|cut| cut.at <= at) {
             self.cut_audio(cut.start, unit.dts.0, scale);
         }
+        let patience = scale.ticks(self.config.segment_target);
+        let held = self.audio.as_ref().and_then(|audio| audio.assembler.held_start());
+        if self.video.is_some() && held.is_some_and(|held| unit.dts.0 - held > patience) {
+            // A hole in the sound that nobody filled: the picture has it too, and ends it.
+            let end = self.close_all();
+            self.flow = Flow::Gap { until: end, until_utc: self.utc.utc(Timescale::VIDEO.nanos(end)) };
+        }
         let Some(audio) = self.audio.as_mut().filter(|audio| !audio.is_closed()) else { return };
         audio.assembler.release(unit.dts.0);
-        audio.publish_if_full(&self.shared);
+        audio.publish_if_full(&mut self.shared);
         audio.assembler.hold(unit);
     }
 
@@ -437,19 +479,20 @@ impl Packager {
     fn cut_audio(&mut self, start: SegmentStart, at: i64, scale: Timescale) {
         let Some(audio) = &mut self.audio else { return };
         audio.assembler.release(at);
-        audio.finish_segment(at, &self.shared);
+        audio.finish_segment(at, &mut self.shared);
         audio.begin_segment(start, at, self.utc.utc(scale.nanos(at)));
     }
 
     /// Publishes everything and closes both tracks at the same point. Returns it, on the video scale.
     fn close_all(&mut self) -> i64 {
         self.segmenter.close();
-        let video_end = self.video.as_mut().and_then(|video| video.close(&self.shared));
+        self.is_blind = false;
+        let video_end = self.video.as_mut().and_then(|video| video.close(&mut self.shared));
         self.drain_audio(true);
         let Some(scale) = self.audio.as_ref().map(|audio| audio.assembler.config().timescale()) else {
             return video_end.unwrap_or(0);
         };
-        let audio_end = self.audio.as_mut().and_then(|audio| audio.close(&self.shared));
+        let audio_end = self.audio.as_mut().and_then(|audio| audio.close(&mut self.shared));
         let end = video_end.or(audio_end.map(|end| scale.rescale(end, Timescale::VIDEO))).unwrap_or(0);
         // Segments that no sound reached are gaps in its playlist.
         while let Some(cut) = self.cuts.pop_front() {
@@ -457,7 +500,7 @@ impl Packager {
             if self.cuts.is_empty()
                 && let Some(audio) = &mut self.audio
             {
-                audio.finish_segment(Timescale::VIDEO.rescale(end, scale), &self.shared);
+                audio.finish_segment(Timescale::VIDEO.rescale(end, scale), &mut self.shared);
             }
         }
         end
@@ -470,8 +513,9 @@ impl Packager {
         let utc_nanos = self.utc.utc(Timescale::VIDEO.nanos(start));
         for track in [&mut self.video, &mut self.audio].into_iter().flatten() {
             let scale = track.assembler.config().timescale();
-            track.begin_segment(begin, Timescale::VIDEO.rescale(start, scale), utc_nanos);
-            track.finish_segment(Timescale::VIDEO.rescale(until, scale), &self.shared);
+            let from = track.end.unwrap_or_else(|| Timescale::VIDEO.rescale(start, scale));
+            track.begin_segment(begin, from, utc_nanos);
+            track.finish_segment(Timescale::VIDEO.rescale(until, scale), &mut self.shared);
         }
     }
 
@@ -513,17 +557,24 @@ impl SharedTargets {
         let window = i64::try_from(config.window.as_nanos()).unwrap_or(i64::MAX);
         Self {
             part_target: config.part_target,
-            part_hold_back: config.part_hold_back.max(config.part_target * 36 / 10),
+            part_hold_back: config.part_hold_back.max(config.part_target * 345 / 100),
             target_duration,
             window_nanos: window.max(8 * target_duration * SECOND),
+            is_fixed: false,
         }
     }
 
-    /// The durations of a playlist whose PART-TARGET has become known. PART-HOLD-BACK is the same for all: three times
-    /// the longest PART-TARGET there can be while frames are shorter than parts.
+    /// The durations of a playlist whose PART-TARGET has become known. The first playlist fixes PART-HOLD-BACK for all:
+    /// at least three times its PART-TARGET. Later ones keep theirs below a third of it.
     /// spec: rfc8216bis §4.4.3.7 (LL-09), §4.4.3.8 (LL-11)
-    fn fix(&self, part_target: i64, scale: Timescale) -> Targets {
-        let part_target = part_target.min(self.target_duration * i64::from(scale.hz()));
+    fn fix(&mut self, part_target: i64, scale: Timescale) -> Targets {
+        let mut part_target = part_target.min(self.target_duration * i64::from(scale.hz()));
+        if self.is_fixed {
+            part_target = part_target.min(scale.ticks(self.part_hold_back) / 3);
+        } else {
+            self.part_hold_back = self.part_hold_back.max(3 * scale.duration(part_target) + Duration::from_micros(20));
+            self.is_fixed = true;
+        }
         Targets {
             target_duration: self.target_duration,
             part_target,
@@ -568,7 +619,7 @@ impl TrackPackager {
     }
 
     /// Publishes the pending part if it is full.
-    fn publish_if_full(&mut self, shared: &SharedTargets) -> bool {
+    fn publish_if_full(&mut self, shared: &mut SharedTargets) -> bool {
         let is_full = match &self.playlist {
             Some(playlist) => self.assembler.is_full(playlist.targets().part_target),
             None => self.assembler.reached(self.assembler.config().timescale().ticks(shared.part_target)),
@@ -577,10 +628,10 @@ impl TrackPackager {
     }
 
     /// Publishes what is pending; the first part creates the playlist.
-    fn publish(&mut self, shared: &SharedTargets) -> bool {
+    fn publish(&mut self, shared: &mut SharedTargets) -> bool {
         let config = self.assembler.config();
         let (track, scale) = (config.kind(), config.timescale());
-        let part_target = self.assembler.part_target();
+        let part_target = self.assembler.part_target(scale.ticks(shared.part_target));
         let Some(part) = self.assembler.take_part() else { return false };
         if let Some((segment, discontinuities)) = self.waiting.take() {
             let targets = shared.fix(part_target, scale);
@@ -595,7 +646,7 @@ impl TrackPackager {
     }
 
     /// The open segment ends at `end`, with what is pending.
-    fn finish_segment(&mut self, end: i64, shared: &SharedTargets) {
+    fn finish_segment(&mut self, end: i64, shared: &mut SharedTargets) {
         if self.is_closed() {
             return;
         }
@@ -608,7 +659,7 @@ impl TrackPackager {
     }
 
     /// Publishes everything and closes the segment. Returns where the track ended, if it ever began.
-    fn close(&mut self, shared: &SharedTargets) -> Option<i64> {
+    fn close(&mut self, shared: &mut SharedTargets) -> Option<i64> {
         let end = self.assembler.release_alone().or(self.end)?;
         self.finish_segment(end, shared);
         self.end

@@ -239,12 +239,13 @@ impl MediaPlaylist {
         self.segments.iter().map(|segment| self.scale.nanos(segment.duration)).sum()
     }
 
-    /// Removes what the window does not need (LL-05), keeps it fetchable for its duration plus the playlist's.
+    /// Removes what the window does not need (LL-05), to a tenth of a second, so that renditions whose segments differ by a
+    /// frame remove the same. Keeps it fetchable for its duration plus the playlist's.
     fn trim(&mut self) {
         let mut listed = self.listed_nanos();
         while let Some(first) = self.segments.front() {
             let nanos = self.scale.nanos(first.duration);
-            if listed - nanos < self.targets.window_nanos || !first.is_complete {
+            if listed - nanos < self.targets.window_nanos - SECOND / 10 || !first.is_complete {
                 break;
             }
             let Some(removed) = self.segments.pop_front() else { break };

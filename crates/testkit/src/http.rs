@@ -44,7 +44,7 @@ pub async fn get(server: SocketAddr, path: &str) -> Answer {
 pub async fn request(server: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
     let mut text = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
     for (name, value) in headers {
-        text += &format!("{name}: {value}\r\n");
+        text.extend([name, ": ", value, "\r\n"]);
     }
     text += "\r\n";
     let mut socket = TcpStream::connect(server).await.expect("connects");

@@ -183,7 +183,7 @@ impl Playlist {
             "LL-11",
             format!("PART-HOLD-BACK {} for {}", self.part_hold_back, self.part_target),
         );
-        let mut from_end: f64 = self.segments.iter().map(|segment| segment.length()).sum();
+        let mut from_end: f64 = self.segments.iter().map(Segment::length).sum();
         for segment in &self.segments {
             let name = &segment.uri;
             expect(segment.duration.round() <= target, "LL-01", format!("{name} lasts {}", segment.duration));
@@ -229,8 +229,9 @@ impl Playlist {
                 broken.push(format!("{rule}: {what}"));
             }
         };
-        expect(self.target_duration == earlier.target_duration, "LL-01", "TARGETDURATION changed".into());
-        expect(self.part_target == earlier.part_target, "LL-01", "PART-TARGET changed".into());
+        let same = |a: f64, b: f64| (a - b).abs() < 1e-9;
+        expect(same(self.target_duration, earlier.target_duration), "LL-01", "TARGETDURATION changed".into());
+        expect(same(self.part_target, earlier.part_target), "LL-01", "PART-TARGET changed".into());
         expect(self.media_sequence >= earlier.media_sequence, "LL-04", "media sequence went back".into());
         expect(
             self.discontinuity_sequence >= earlier.discontinuity_sequence,

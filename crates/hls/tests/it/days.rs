@@ -1,0 +1,125 @@
+//! Regular sources, long runs.
+
+use std::time::Duration;
+
+use hls::PackagerConfig;
+use media::TrackKind;
+
+use crate::world::World;
+
+/// A source of `frames` pictures at a rate, a key frame every `gop`, with sound; the encoder's clock runs at `ppm`.
+struct Source {
+    numerator: i64,
+    denominator: i64,
+    gop: i64,
+    ppm: i64,
+    b_frames: bool,
+}
+
+fn run(world: &mut World, source: &Source, from: i64, frames: i64, audio_rate: i64) {
+    let mut sound = from * source.denominator * audio_rate / source.numerator / 1024;
+    for frame in from..from + frames {
+        let millis = frame * 1000 * source.denominator / source.numerator;
+        let wall = i128::from(frame) * 1_000_000_000 * i128::from(source.denominator) / i128::from(source.numerator);
+        let wall = wall * 1_000_000 / i128::from(1_000_000 + source.ppm);
+        let wall = Duration::from_nanos(u64::try_from(wall).expect("positive"));
+        world.pass(wall.saturating_sub(world.passed));
+        let (numerator, denominator) = (source.numerator, source.denominator);
+        let shown = |position: i64| position * 1000 * denominator / numerator;
+        // I P B B order: DTS two frames ahead of what is shown
+        let offset = match (source.b_frames, frame % 3) {
+            (false, _) => 0,
+            (true, 0) => shown(frame + 2) - shown(frame),
+            (true, 1) => shown(frame + 1) - shown(frame),
+            (true, _) => 0,
+        };
+        world.video(
+            millis,
+            if frame % source.gop == 0 && source.b_frames { shown(frame + 2) - shown(frame) } else { offset },
+            frame % source.gop == 0,
+        );
+        while sound * 1024 * 1000 / audio_rate <= millis {
+            world.audio(sound * 1024 * 1000 / audio_rate);
+            sound += 1;
+        }
+    }
+}
+
+fn fixture(numerator: i64, denominator: i64) -> String {
+    if denominator == 1 {
+        format!("ffmpeg-5.1-avcc-{numerator}.bin")
+    } else {
+        format!("ffmpeg-5.1-avcc-{numerator}_{denominator}.bin")
+    }
+}
+
+#[test]
+fn every_common_rate_keeps_the_rules_with_and_without_b_frames() {
+    for (numerator, denominator) in
+        [(24_000, 1001), (24, 1), (25, 1), (30_000, 1001), (30, 1), (50, 1), (60_000, 1001), (60, 1)]
+    {
+        for (b_frames, audio_rate) in [(false, 48_000), (true, 44_100)] {
+            let gop = 2 * numerator / denominator + i64::from(denominator == 1001);
+            let source = Source { numerator, denominator, gop, ppm: 0, b_frames };
+            let mut world = World::new(PackagerConfig::default());
+            world.connect(Some(&fixture(numerator, denominator)), Some(u32::try_from(audio_rate).expect("small")));
+            run(&mut world, &source, 0, 40 * numerator / denominator, audio_rate);
+
+            assert!(
+                world.broken.is_empty(),
+                "{numerator}/{denominator}: {:#?}",
+                &world.broken[..world.broken.len().min(5)]
+            );
+            let video = world.playlist(TrackKind::Video).expect("published");
+            let audio = world.playlist(TrackKind::Audio).expect("published");
+            assert!(video.segments.len() >= 8, "{} segments", video.segments.len());
+            assert_eq!(world.packager.eras(), 0, "{numerator}/{denominator}");
+            let numbers =
+                |playlist: &testkit::playlist::Playlist| (playlist.media_sequence, playlist.complete().count());
+            assert_eq!(numbers(&video).0, numbers(&audio).0, "AUTH-07");
+            let expected = f64::from(u32::try_from(gop * denominator).expect("small"))
+                / f64::from(u32::try_from(numerator).expect("small"));
+            assert!(video.complete().all(|segment| (segment.duration - expected).abs() < 0.001), "{expected}");
+        }
+    }
+}
+
+#[test]
+fn obs_automatic_keyframes_are_cut_at_parts_and_keep_the_target_duration() {
+    let mut world = World::new(PackagerConfig::default());
+    world.connect(Some(&fixture(30, 1)), Some(48_000));
+    run(&mut world, &Source { numerator: 30, denominator: 1, gop: 250, ppm: 0, b_frames: false }, 0, 3000, 48_000);
+
+    assert!(world.broken.is_empty(), "{:#?}", world.broken);
+    let video = world.playlist(TrackKind::Video).expect("published");
+    assert!(video.complete().any(|segment| segment.parts.is_empty() || !segment.parts[0].independent));
+    assert!(video.segments.iter().flat_map(|segment| &segment.parts).any(|part| part.independent), "LL-10");
+}
+
+#[test]
+fn a_day_of_60_frame_gops_at_29_97_and_100_ppm_stays_on_the_clock() {
+    let mut world = World::new(PackagerConfig::default());
+    world.checks_all = false;
+    world.connect(Some(&fixture(30_000, 1001)), Some(48_000));
+    let source = Source { numerator: 30_000, denominator: 1001, gop: 60, ppm: 100, b_frames: false };
+    let first = world.packager.next_number();
+    let frames = 24 * 3600 * 30_000 / 1001;
+    run(&mut world, &source, 0, frames, 48_000);
+
+    world.check();
+    assert!(world.broken.is_empty(), "{:#?}", &world.broken[..world.broken.len().min(5)]);
+    let (video, audio) = (world.playlist(TrackKind::Video).expect("is"), world.playlist(TrackKind::Audio).expect("is"));
+    let gops = u64::try_from(frames / 60).expect("small");
+    assert!(world.packager.next_number().abs_diff(first + gops) <= 1, "one number for each GOP, in one era");
+    assert_eq!(world.packager.eras(), 0);
+    let last = |playlist: &testkit::playlist::Playlist| playlist.segments.last().cloned().expect("some");
+    let (video, audio) = (last(&video), last(&audio));
+    assert!(audio.number.abs_diff(video.number) <= 1);
+    let now_ms = world.at().utc_nanos / 1_000_000;
+    let end = |segment: &testkit::playlist::Segment| {
+        let length: f64 = segment.length();
+        segment.date_ms.expect("a date") + (length * 1000.0) as i64
+    };
+    assert!((now_ms - end(&video)).abs() < 300, "video is {} ms off", now_ms - end(&video));
+    assert!((end(&video) - end(&audio)).abs() < 300, "sound is {} ms off", end(&video) - end(&audio));
+}

@@ -1,0 +1,5 @@
+//! Timeline, program and packager together, in virtual time: the playlists always keep the rules.
+
+mod days;
+mod random;
+mod world;
