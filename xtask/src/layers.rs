@@ -63,6 +63,7 @@ const TABLE: [(&str, &[&str], &[&str]); 11] = [
             "hyper-util",
             "parking_lot",
             "rcgen",
+            "rustix",
             "rustls",
             "serde",
             "serde_json",

@@ -43,7 +43,9 @@ pub fn parse_config(record: &Bytes) -> Result<AudioConfig, Error> {
     Ok(AudioConfig {
         codec: AudioCodec::Aac,
         record: record.clone(),
-        timescale: Timescale::new(sample_rate).ok_or(Error::Invalid("AAC sampling rate"))?,
+        timescale: Timescale::new(sample_rate)
+            .filter(|rate| (7350..=96_000).contains(&rate.hz()))
+            .ok_or(Error::Unsupported("AAC sampling rate"))?,
         channels,
         samples_per_unit,
         codec_string: format!("mp4a.40.{named_type}"),
@@ -83,12 +85,17 @@ pub fn lc_config(sample_rate: u32, channels: u8) -> Result<AudioConfig, Error> {
     parse_config(&Bytes::from(bits.finish()))
 }
 
-/// One raw frame of silence for AAC-LC with `channels` (1–6 or 8); `None` for others.
+/// Syntactic elements. spec: ISO/IEC 14496-3 table 4.85
+const SCE: u32 = 0;
+const CPE: u32 = 1;
+const LFE: u32 = 3;
+
+/// One raw frame of silence for the configuration; the core's channels count, not what parametric stereo makes of them.
 /// spec: ISO/IEC 14496-3 §4.4.2: elements with `max_sfb` 0 carry no spectrum
-pub fn silent_frame(channels: u8) -> Option<Bytes> {
-    const SCE: u32 = 0;
-    const CPE: u32 = 1;
-    const LFE: u32 = 3;
+pub fn silent_frame(config: &AudioConfig) -> Option<Bytes> {
+    let mut bits = BitReader::new(&config.record, "AudioSpecificConfig");
+    object_type(&mut bits).and_then(|_| sample_rate(&mut bits)).ok()?;
+    let channels = *CHANNELS.get(usize::try_from(bits.bits(4).ok()?).ok()?)?;
     let elements: &[u32] = match channels {
         1 => &[SCE],
         2 => &[CPE],

@@ -5,8 +5,8 @@ use h264_reader::nal::sps::SeqParameterSet;
 use h264_reader::rbsp::{BitReader, decode_nal};
 use media::{FrameRate, VideoCodec, VideoConfig};
 
-use crate::Error;
 use crate::nal::LengthSize;
+use crate::{Error, SIZE_MAX};
 
 /// Most parameter sets of one type that are kept. spec: H.264 §7.4.1.2.1 allows 32 SPS and 256 PPS
 const PARAMETER_SETS_MAX: usize = 32;
@@ -107,6 +107,9 @@ pub(crate) fn config(sets: &ParameterSets) -> Result<VideoConfig, Error> {
     let rbsp = decode_nal(first).map_err(|_| Error::Invalid("H.264 SPS"))?;
     let sps = SeqParameterSet::from_bits(BitReader::new(rbsp.as_ref())).map_err(|_| Error::Invalid("H.264 SPS"))?;
     let (width, height) = sps.pixel_dimensions().map_err(|_| Error::Invalid("H.264 picture size"))?;
+    if width == 0 || height == 0 || width > SIZE_MAX || height > SIZE_MAX {
+        return Err(Error::Unsupported("H.264 picture size"));
+    }
     let vui = sps.vui_parameters.as_ref();
     // spec: H.264 §E.2.1: a tick is a field, two make a frame
     let frame_rate = vui

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use bytes::{BufMut, Bytes, BytesMut};
 use media::{VideoCodec, VideoConfig};
 
-use crate::Error;
 use crate::bits::BitReader;
 use crate::nal::{LengthSize, rbsp};
+use crate::{Error, SIZE_MAX};
 
 const PARAMETER_SETS_MAX: usize = 32;
 
@@ -135,7 +135,13 @@ fn parse_sps(nal: &[u8]) -> Result<Sps, Error> {
         height = cut(height, top, bottom, unit_y).ok_or(INVALID)?;
     }
     let (bit_depth_luma_minus8, bit_depth_chroma_minus8) = (bits.ue()?, bits.ue()?);
-    if width == 0 || height == 0 || bit_depth_luma_minus8 > 8 || bit_depth_chroma_minus8 > 8 {
+    if width == 0
+        || height == 0
+        || width > SIZE_MAX
+        || height > SIZE_MAX
+        || bit_depth_luma_minus8 > 8
+        || bit_depth_chroma_minus8 > 8
+    {
         return Err(INVALID);
     }
     bits.ue()?; // log2_max_pic_order_cnt_lsb_minus4

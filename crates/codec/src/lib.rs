@@ -25,6 +25,9 @@ pub mod vp9;
 
 pub use video::{VideoStream, VideoUnit};
 
+/// Widest and highest picture that is carried: 16K, more than any level allows.
+const SIZE_MAX: u32 = 16_384;
+
 /// What is wrong with a header or an access unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

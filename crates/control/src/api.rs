@@ -16,9 +16,10 @@ use media::{CodecConfig, StreamName};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use utoipa::{OpenApi, ToSchema};
 
-use crate::store::{KeyRecord, Store};
+use crate::store::{KeyRecord, Store, StoreError};
 
 /// What delivery says of a stream.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
@@ -48,6 +49,8 @@ pub struct Api {
     pub delivery: Arc<dyn Fn() -> HashMap<StreamName, DeliveryFigures> + Send + Sync>,
     /// The server takes streams and viewers.
     pub ready: Arc<AtomicBool>,
+    /// Work that goes on when its client has left.
+    pub tasks: TaskTracker,
 }
 
 impl std::fmt::Debug for Api {
@@ -310,7 +313,7 @@ async fn require_token(State(api): State<Api>, request: Request, next: Next) -> 
         response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
         return response;
     };
-    if api.store.is_operator_token(token).await {
+    if api.store.is_operator_token(token) {
         next.run(request).await
     } else {
         error(StatusCode::FORBIDDEN, "this is not the operator's token")
@@ -391,13 +394,19 @@ async fn create_key(State(api): State<Api>, Json(request): Json<NewKeyRequest>) 
 #[utoipa::path(delete, path = "/api/v1/keys/{id}", params(("id" = String, Path, description = "identifier of the key")),
     responses((status = 204, description = "revoked"), (status = 404, body = ErrorBody)))]
 async fn revoke_key(State(api): State<Api>, Path(id): Path<String>) -> Response {
-    match api.store.revoke_key(&id).await {
-        Ok(Some(record)) => {
-            if let Some(stream) = api.hub.stream(&record.stream) {
-                stream.kick_key(&record.id, "the stream key was revoked");
-            }
-            StatusCode::NO_CONTENT.into_response()
+    let wanted = id.clone();
+    // In a task of its own: a client that leaves must not leave the publisher in.
+    let revoking = api.tasks.spawn(async move {
+        let revoked = api.store.revoke_key(&wanted).await;
+        if let Ok(Some(record)) = &revoked
+            && let Some(stream) = api.hub.stream(&record.stream)
+        {
+            stream.kick_key(&record.id, "the stream key was revoked");
         }
+        revoked
+    });
+    match revoking.await.unwrap_or(Err(StoreError::Closed)) {
+        Ok(Some(_)) => StatusCode::NO_CONTENT.into_response(),
         Ok(None) => error(StatusCode::NOT_FOUND, format!("there is no key '{id}'")),
         Err(failure) => error(StatusCode::INTERNAL_SERVER_ERROR, failure.to_string()),
     }

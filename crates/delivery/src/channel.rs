@@ -23,6 +23,9 @@ use crate::{EraRecord, EraStore};
 const TICK: Duration = Duration::from_millis(100);
 /// Numbers that are recorded ahead: a restart skips at most as many.
 const NUMBERS_AHEAD: u64 = 8;
+/// Pauses between attempts to save a record.
+const SAVE_RETRIES: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(800), Duration::from_secs(3)];
 /// 2020-01-01 in seconds since 1970: where numbers without a record begin.
 const NUMBER_EPOCH_SECONDS: u64 = 1_577_836_800;
 
@@ -38,6 +41,8 @@ pub(crate) struct Rendered {
 #[derive(Debug)]
 pub(crate) enum Answer<T> {
     Ready(T),
+    /// The playlist as it is, because the server stops: true now, and not what was asked for.
+    Early(T),
     Refused(&'static str),
     NotFound,
     /// LL-15: it was held too long.
@@ -75,7 +80,8 @@ pub struct Channel {
     revision: watch::Sender<u64>,
     cache: Mutex<HashMap<(TrackKind, bool), (u64, Rendered)>>,
     config: PackagerConfig,
-    recorded: Mutex<u64>,
+    /// Highest number and discontinuities that were saved.
+    recorded: Mutex<(u64, u64)>,
     name: media::StreamName,
 }
 
@@ -97,7 +103,8 @@ impl Channel {
         let (broadcast, continuation) = match record {
             Some(record) if !record.is_ended => {
                 let first_number = record.highest_number + 1;
-                let discontinuities = record.discontinuities;
+                // One more than was recorded: the last one may not have been.
+                let discontinuities = record.discontinuities + 1;
                 (record.broadcast, Continuation { first_number, discontinuities, is_resumed: true })
             }
             old => {
@@ -118,7 +125,7 @@ impl Channel {
             revision: watch::Sender::new(0),
             cache: Mutex::default(),
             config,
-            recorded: Mutex::new(0),
+            recorded: Mutex::new((0, 0)),
             name: stream.name().clone(),
         }
     }
@@ -224,7 +231,7 @@ impl Channel {
         if after != before {
             self.revision.send_modify(|revision| *revision += 1);
         }
-        let parts = after.1 - before.1;
+        let parts = after.1.saturating_sub(before.1); // a track that goes takes its count along
         metrics.hls_parts.inc_by(parts);
         parts
     }
@@ -235,32 +242,33 @@ impl Channel {
             let packager = self.packager.lock();
             let next = packager.next_number();
             let mut recorded = self.recorded.lock();
-            if next + NUMBERS_AHEAD / 2 <= *recorded && !is_last {
+            let known = (next + NUMBERS_AHEAD / 2 <= recorded.0, packager.discontinuities() == recorded.1);
+            if known == (true, true) && !is_last {
                 return true;
             }
-            *recorded = next + NUMBERS_AHEAD;
+            *recorded = (next + NUMBERS_AHEAD, packager.discontinuities());
             EraRecord {
                 broadcast: self.broadcast.clone(),
-                highest_number: if is_last { next.saturating_sub(1) } else { *recorded },
-                // The discontinuity that is on its way counts, lest its number be used twice after a crash.
+                highest_number: if is_last { next.saturating_sub(1) } else { recorded.0 },
                 discontinuities: packager.discontinuities(),
                 is_ended: packager.is_ended(),
             }
         };
-        match eras.save(&self.name, record).await {
-            Ok(()) => true,
-            Err(text) => {
-                error!(error = text, "the record of segment numbers cannot be saved: packaging stops");
-                false
+        for wait in SAVE_RETRIES {
+            match eras.save(&self.name, record.clone()).await {
+                Ok(()) => return true,
+                Err(text) => warn!(error = text, "the record of segment numbers could not be saved; trying again"),
             }
+            tokio::time::sleep(wait).await;
         }
+        error!("the record of segment numbers cannot be saved: packaging stops, lest a name be used twice");
+        false
     }
 
     /// The multivariant playlist.
     pub(crate) fn multivariant(&self) -> Option<Rendered> {
         let text = self.packager.lock().render_multivariant(&self.broadcast)?;
-        let etag =
-            format!("\"{:x}\"", text.bytes().fold(5381u64, |hash, byte| hash.wrapping_mul(33) ^ u64::from(byte)));
+        let etag = etag_of(&text);
         Some(Rendered { gzip: gzip(text.as_bytes()), plain: text.into(), etag })
     }
 
@@ -279,14 +287,14 @@ impl Channel {
                 Some(Decision::Block) => None,
             })
             .await;
+        let rendered = || self.render(track, directives.skip);
         match outcome {
-            // Stopping: the playlist as it is serves the player better than nothing.
-            Answer::Ready(Ok(())) | Answer::Stopping => {}
-            Answer::Ready(Err(refusal)) => return refusal,
-            Answer::TimedOut => return Answer::TimedOut,
-            Answer::Refused(_) | Answer::NotFound => return Answer::NotFound,
+            Answer::Ready(Ok(())) => rendered().map_or(Answer::NotFound, Answer::Ready),
+            Answer::Stopping => rendered().map_or(Answer::NotFound, Answer::Early),
+            Answer::Ready(Err(refusal)) => refusal,
+            Answer::TimedOut => Answer::TimedOut,
+            Answer::Early(_) | Answer::Refused(_) | Answer::NotFound => Answer::NotFound,
         }
-        self.render(track, directives.skip).map_or(Answer::NotFound, Answer::Ready)
     }
 
     /// Renders once per revision, plain and gzip, for all who ask.
@@ -299,7 +307,7 @@ impl Channel {
         }
         let text = packager.render_media(track, skip)?;
         drop(packager);
-        let etag = format!("\"{}-{revision}{}\"", track.as_str(), if skip { "-s" } else { "" });
+        let etag = etag_of(&text);
         let rendered = Rendered { gzip: gzip(text.as_bytes()), plain: text.into(), etag };
         cache.insert((track, skip), (revision, rendered.clone()));
         Some(rendered)
@@ -317,7 +325,7 @@ impl Channel {
             .await;
         match outcome {
             Answer::Ready(Some(slices)) => Answer::Ready(slices),
-            Answer::Ready(None) | Answer::NotFound | Answer::Refused(_) => Answer::NotFound,
+            Answer::Ready(None) | Answer::Early(_) | Answer::NotFound | Answer::Refused(_) => Answer::NotFound,
             Answer::TimedOut => Answer::TimedOut,
             Answer::Stopping => Answer::Stopping,
         }
@@ -355,6 +363,14 @@ fn counts(packager: &Packager) -> (u64, u64) {
         .into_iter()
         .filter_map(|track| packager.playlist(track))
         .fold((0, 0), |sum, playlist| (sum.0 + playlist.revision() + 1, sum.1 + playlist.parts()))
+}
+
+/// An entity tag that follows from the content (FNV-1a): the same after a restart, another for another text.
+fn etag_of(text: &str) -> String {
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    format!("\"{hash:016x}\"")
 }
 
 fn gzip(plain: &[u8]) -> Bytes {

@@ -16,6 +16,10 @@ use tokio::time::{Instant, Sleep};
 
 use crate::DeliveryConfig;
 
+/// Time for the first bytes of a connection, whatever protocol they are.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes after which a connection has shown what it is: the HTTP/2 preface.
+const FIRST_BYTES: usize = 24;
 /// Span over which a reader's rate is judged.
 const RATE_SPAN: Duration = Duration::from_secs(10);
 
@@ -79,12 +83,21 @@ pub(crate) struct RateGuard<S> {
     /// Set while a write waits: when it is over, and what was taken since it was set.
     deadline: Option<Pin<Box<Sleep>>>,
     taken: u64,
+    /// Bytes read so far, until it is known what the connection is, and when that must be.
+    first: Option<(usize, Pin<Box<Sleep>>)>,
     metrics: Metrics,
 }
 
 impl<S> RateGuard<S> {
     pub(crate) fn new(socket: S, bytes_per_second: u64, metrics: Metrics) -> Self {
-        Self { socket, bytes_min: bytes_per_second * RATE_SPAN.as_secs(), deadline: None, taken: 0, metrics }
+        Self {
+            socket,
+            bytes_min: bytes_per_second * RATE_SPAN.as_secs(),
+            deadline: None,
+            taken: 0,
+            first: Some((0, Box::pin(tokio::time::sleep(FIRST_BYTES_TIMEOUT)))),
+            metrics,
+        }
     }
 
     /// Judges a write that went through or waits.
@@ -92,7 +105,8 @@ impl<S> RateGuard<S> {
         match written {
             Poll::Ready(Ok(count)) => {
                 self.taken += count as u64;
-                if self.taken >= self.bytes_min {
+                let is_over = self.deadline.as_ref().is_some_and(|deadline| deadline.is_elapsed());
+                if self.taken >= self.bytes_min || is_over {
                     (self.deadline, self.taken) = (None, 0);
                 }
                 Poll::Ready(Ok(count))
@@ -125,7 +139,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for RateGuard<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(context, buffer);
+        if let Some((count, timeout)) = &mut self.first {
+            *count += buffer.filled().len() - before;
+            if *count >= FIRST_BYTES {
+                self.first = None;
+            } else if read.is_pending() && timeout.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        read
     }
 }
 
@@ -149,7 +173,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RateGuard<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(context)
+        let flushed = Pin::new(&mut self.socket).poll_flush(context);
+        if flushed.is_ready() && self.taken == 0 {
+            self.deadline = None; // nothing waits: an idle connection is not a slow one
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

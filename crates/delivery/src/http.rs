@@ -13,7 +13,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use media::{StreamName, TrackKind};
-use telemetry::{HttpClass, catch_panic};
+use telemetry::{HttpClass, Metrics, catch_panic};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -69,11 +69,14 @@ impl Delivery {
             let _place = place;
             let _ = socket.set_nodelay(true);
             delivery.inner.metrics.http_connections.inc();
+            // Below TLS, so that what waits in its buffers is judged too.
+            let rate = delivery.inner.config.read_rate_min_bytes_per_second;
+            let guarded = RateGuard::new(socket, rate, delivery.inner.metrics.clone());
             let served = catch_panic(async {
                 match tls {
-                    None => delivery.serve_connection(socket).await,
+                    None => delivery.serve_connection(guarded).await,
                     Some(acceptor) => {
-                        if let Ok(Ok(stream)) = tokio::time::timeout(TLS_TIMEOUT, acceptor.accept(socket)).await {
+                        if let Ok(Ok(stream)) = tokio::time::timeout(TLS_TIMEOUT, acceptor.accept(guarded)).await {
                             delivery.serve_connection(stream).await;
                         }
                     }
@@ -88,7 +91,6 @@ impl Delivery {
 
     async fn serve_connection(&self, socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let inner = &self.inner;
-        let guarded = RateGuard::new(socket, inner.config.read_rate_min_bytes_per_second, inner.metrics.clone());
         let delivery = self.clone();
         let service = service_fn(move |request| {
             let delivery = delivery.clone();
@@ -102,7 +104,7 @@ impl Delivery {
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX))
             .keep_alive_interval(Duration::from_secs(20));
-        let connection = builder.serve_connection(TokioIo::new(guarded), service);
+        let connection = builder.serve_connection(TokioIo::new(socket), service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => if let Err(error) = ended { debug!(%error, "connection ended") },
@@ -190,8 +192,7 @@ impl Delivery {
         let Ok(_place) = Arc::clone(&self.inner.limits.blocked).try_acquire_owned() else {
             return (class, unavailable("too many requests wait").into_response(headers, false));
         };
-        metrics.http_blocked_requests.inc();
-        let began = Instant::now();
+        let _held = Held::new(metrics);
         let reply = if let Some(track) = track {
             match parse_directives(request.uri().query().unwrap_or_default()) {
                 Err(text) => Reply::error(StatusCode::BAD_REQUEST, Caching::Seconds(4 * target), text),
@@ -200,6 +201,7 @@ impl Delivery {
                     let caching = Caching::Seconds(if directives.msn.is_some() { 6 * target } else { 1 });
                     match channel.playlist(track, directives, &self.inner.shutdown).await {
                         Answer::Ready(rendered) => playlist_reply(rendered, accepts_gzip(request), caching),
+                        Answer::Early(rendered) => playlist_reply(rendered, accepts_gzip(request), Caching::Never),
                         Answer::Refused(text) => {
                             Reply::error(StatusCode::BAD_REQUEST, Caching::Seconds(4 * target), text)
                         }
@@ -216,14 +218,33 @@ impl Delivery {
                     reply.etag = Some(format!("\"{broadcast}-{file}\""));
                     reply
                 }
-                Answer::NotFound | Answer::Refused(_) => not_found(),
+                Answer::NotFound | Answer::Refused(_) | Answer::Early(_) => not_found(),
                 Answer::TimedOut => unavailable("nothing new for three target durations"),
                 Answer::Stopping => unavailable("the server is restarting"),
             }
         };
-        metrics.http_blocked_requests.dec();
-        metrics.http_blocked_seconds.observe(began.elapsed().as_secs_f64());
-        (class, reply.into_response(headers, track.is_none()))
+        let allows_range = track.is_none() && request.method() == Method::GET;
+        (class, reply.into_response(headers, allows_range))
+    }
+}
+
+/// Counts a request while it is held, also when its client leaves.
+struct Held<'a> {
+    metrics: &'a Metrics,
+    began: Instant,
+}
+
+impl<'a> Held<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.http_blocked_requests.inc();
+        Self { metrics, began: Instant::now() }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.metrics.http_blocked_requests.dec();
+        self.metrics.http_blocked_seconds.observe(self.began.elapsed().as_secs_f64());
     }
 }
 

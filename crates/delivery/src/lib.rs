@@ -19,7 +19,7 @@ use hls::PackagerConfig;
 use hub::{Hub, Stream};
 use media::StreamName;
 use parking_lot::RwLock;
-use telemetry::Metrics;
+use telemetry::{Metrics, catch_panic};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, info_span};
@@ -149,7 +149,9 @@ impl Delivery {
         self.inner.tracker.spawn(
             async move {
                 let inner = &delivery.inner;
-                channel.run(&*inner.eras, &inner.metrics, &inner.shutdown).await;
+                if catch_panic(channel.run(&*inner.eras, &inner.metrics, &inner.shutdown)).await.is_err() {
+                    tracing::error!("the packager panicked; this broadcast is over");
+                }
                 if !inner.shutdown.is_cancelled() {
                     // LL-22: an ended playlist stays one window, then its names are gone.
                     let window = Duration::from_nanos(u64::try_from(channel.window_nanos()).unwrap_or(0));

@@ -154,7 +154,12 @@ impl Reply {
         if allows_range && status == StatusCode::OK {
             headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
             let length = self.body.len();
-            match request.get(header::RANGE).map(|value| parse_range(value.as_bytes(), length)) {
+            // spec: RFC 9110 §13.1.5: with another version in mind the whole is wanted
+            let is_meant = request
+                .get(header::IF_RANGE)
+                .is_none_or(|wanted| self.etag.as_ref().is_some_and(|etag| wanted.as_bytes() == etag.as_bytes()));
+            let range = request.get(header::RANGE).filter(|_| is_meant);
+            match range.map(|value| parse_range(value.as_bytes(), length)) {
                 Some(Range::Part(start, end)) => {
                     insert(headers, header::CONTENT_RANGE, &format!("bytes {start}-{}/{length}", end - 1));
                     status = StatusCode::PARTIAL_CONTENT;
@@ -163,6 +168,7 @@ impl Reply {
                 Some(Range::Unsatisfiable) => {
                     insert(headers, header::CONTENT_RANGE, &format!("bytes */{length}"));
                     status = StatusCode::RANGE_NOT_SATISFIABLE;
+                    headers.insert(header::CACHE_CONTROL, Caching::Never.value());
                     self.body = Slices::default();
                 }
                 Some(Range::Ignored) | None => {}
@@ -196,14 +202,19 @@ fn parse_range(value: &[u8], length: u64) -> Range {
     else {
         return Range::Ignored;
     };
-    let number = |text: &str| text.trim().parse::<u64>().ok();
+    // spec: RFC 9110 §14.1.1: digits of any length; more than there is means to the end
+    let number = |text: &str| {
+        let digits = text.trim();
+        let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| digits.parse::<u64>().unwrap_or(u64::MAX))
+    };
     match (first.trim().is_empty(), number(first), last.trim().is_empty(), number(last)) {
         (false, Some(start), true, _) if start < length => Range::Part(start, length),
         (false, Some(start), false, Some(end)) if start <= end && start < length => {
-            Range::Part(start, (end + 1).min(length))
+            Range::Part(start, end.saturating_add(1).min(length))
         }
         (false, Some(start), false, Some(end)) if end < start => Range::Ignored,
-        (false, Some(_), _, _) if !last.contains(',') => Range::Unsatisfiable,
+        (false, Some(start), true, _) | (false, Some(start), false, Some(_)) if start >= length => Range::Unsatisfiable,
         (true, _, false, Some(suffix)) if suffix > 0 && length > 0 => {
             Range::Part(length.saturating_sub(suffix), length)
         }
@@ -224,9 +235,10 @@ mod tests {
         assert_eq!(parse_range(b"bytes=-4", 10), Range::Part(6, 10));
         assert_eq!(parse_range(b"bytes=10-", 10), Range::Unsatisfiable);
         assert_eq!(parse_range(b"bytes=-0", 10), Range::Unsatisfiable);
-        for nonsense in
-            ["bytes=0-1,3-4", "items=0-1", "bytes=5-2", "bytes=a-b", "bytes=", "bytes=18446744073709551616-"]
-        {
+        assert_eq!(parse_range(b"bytes=0-18446744073709551615", 10), Range::Part(0, 10));
+        assert_eq!(parse_range(b"bytes=0-99999999999999999999", 10), Range::Part(0, 10));
+        assert_eq!(parse_range(b"bytes=18446744073709551616-", 10), Range::Unsatisfiable);
+        for nonsense in ["bytes=0-1,3-4", "items=0-1", "bytes=5-2", "bytes=a-b", "bytes=", "bytes=0-x", "bytes=--1"] {
             assert_eq!(parse_range(nonsense.as_bytes(), 10), Range::Ignored, "{nonsense}");
         }
     }

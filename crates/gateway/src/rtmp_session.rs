@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use crate::{Gateway, arrival};
+use crate::{Gateway, arrival, in_time};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
@@ -23,6 +23,10 @@ const READ_BYTES: usize = 64 << 10;
 const UNSENT_BYTES_MAX: usize = 1 << 20;
 /// Longest time without a single byte written while bytes wait.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for the last bytes to leave, and for the peer to see them.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// After a source was paced, the time it has to send again.
+const PACE_GRACE: Duration = Duration::from_secs(5);
 /// How far a source may be ahead of real time before its socket is left alone.
 const AHEAD_MAX: Duration = Duration::from_secs(2);
 
@@ -51,6 +55,8 @@ struct Connection<'a> {
     unsent: BytesMut,
     received: Counter,
     reason: CloseReason,
+    /// When reading went on after the last time the source was paced.
+    resumed_at: Option<Instant>,
 }
 
 /// Runs one connection to its end and says why it ended.
@@ -72,6 +78,7 @@ pub(crate) async fn run(
         unsent: BytesMut::new(),
         received: gateway.metrics.received_bytes(protocol),
         reason: CloseReason::peer,
+        resumed_at: None,
     };
     connection.drive(socket).await;
     connection.end();
@@ -96,7 +103,12 @@ impl Connection<'_> {
         loop {
             let deadline = self.drain();
             if self.session.is_closed() && self.unsent.is_empty() {
-                let _ = writer.shutdown().await;
+                self.end();
+                let _ = in_time(CLOSE_TIMEOUT, writer.shutdown()).await;
+                // What the peer still sends is read and dropped: closing with it unread would reset the connection,
+                // and the peer might never see why.
+                let drained = async { while matches!(reader.read(&mut buffer).await, Ok(count) if count > 0) {} };
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, drained).await;
                 return;
             }
             write_deadline = if self.unsent.is_empty() {
@@ -106,14 +118,20 @@ impl Connection<'_> {
             };
             let may_read = !self.session.is_closed() && self.unsent.len() < UNSENT_BYTES_MAX && !self.is_paced();
             let is_open = !self.session.is_closed();
+            // While we do not read, the peer cannot be late.
+            let deadline = deadline.filter(|_| may_read || is_open && !self.is_paced());
+            let deadline =
+                deadline.map(|deadline| self.resumed_at.map_or(deadline, |at| deadline.max(at + PACE_GRACE)));
             let timeout = [deadline, write_deadline, self.paced_until()].into_iter().flatten().min();
+            let takes_more = is_open && self.unsent.len() < UNSENT_BYTES_MAX;
+            // What ends a session comes first, so that no flood can keep it alive.
             let wake = tokio::select! {
                 biased;
+                () = self.gateway.shutdown.cancelled(), if is_open => Wake::Shutdown,
+                wake = self.role.wake(), if takes_more => wake,
+                () = until(timeout) => Wake::Timeout,
                 written = writer.write(&self.unsent), if !self.unsent.is_empty() => Wake::Written(written),
                 read = reader.read(&mut buffer), if may_read => Wake::Read(read),
-                wake = self.role.wake(), if is_open && self.unsent.len() < UNSENT_BYTES_MAX => wake,
-                () = until(timeout) => Wake::Timeout,
-                () = self.gateway.shutdown.cancelled(), if is_open => Wake::Shutdown,
             };
             match wake {
                 Wake::Written(Ok(count)) if count > 0 => {
@@ -132,7 +150,11 @@ impl Connection<'_> {
                 }
                 Wake::Entry(entry) => self.send_entry(&entry),
                 Wake::Kicked(reason) => self.close(CloseReason::kicked, reason),
-                Wake::Timeout => self.input(Input::Timeout),
+                Wake::Timeout if self.is_paced() => {}
+                Wake::Timeout if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                    self.input(Input::Timeout);
+                }
+                Wake::Timeout => {}
                 Wake::Shutdown => self.close(CloseReason::shutdown, "the server is restarting".into()),
             }
         }
@@ -243,8 +265,8 @@ impl Connection<'_> {
         let text = if path.is_empty() { name } else { path };
         let stream = text.parse().ok().and_then(|name: StreamName| self.gateway.hub.stream(&name));
         let Some(stream) = stream.filter(|stream| stream.state() != StreamState::Ended) else {
-            let text = format!("there is no stream '{text}' now");
-            return self.reject(RejectReason::not_found, Rejection::NotFound(text));
+            // What the peer asked for is not repeated: it may be a key.
+            return self.reject(RejectReason::not_found, Rejection::NotFound("there is no such stream now".into()));
         };
         info!(stream = %stream.name(), "player joined");
         self.role = Role::Playing { subscriber: stream.subscribe(), tracks: None, waits_for: None };
@@ -268,6 +290,7 @@ impl Connection<'_> {
         publishing.count_repairs(self.gateway);
         let ahead = publishing.leg.ahead();
         publishing.paced_until = ahead.checked_sub(AHEAD_MAX).map(|extra| Instant::now() + extra);
+        self.resumed_at = publishing.paced_until.or(self.resumed_at);
     }
 
     /// To a player: configurations when they change, and units from a random access point on.

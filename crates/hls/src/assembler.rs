@@ -14,6 +14,11 @@ use crate::playlist::Part;
 /// PART-TARGET over the length of a full part, in percent: room for stamps that jitter, within the 85 % of LL-09.
 const PART_TARGET_PERCENT: i64 = 108;
 
+/// Largest part: 1 s at 200 Mbit/s.
+const PART_BYTES_MAX: usize = 25 << 20;
+/// Most samples of a part: 1 s of 400 frames of sound, and room.
+const PART_SAMPLES_MAX: usize = 1024;
+
 /// Collects samples until a part is full.
 #[derive(Debug)]
 pub(crate) struct Assembler {
@@ -26,6 +31,7 @@ pub(crate) struct Assembler {
     is_independent: bool,
     last_duration: i64,
     longest_duration: i64,
+    bytes: usize,
     /// Of the samples of the last part.
     average_duration: i64,
     /// Written decode time − DTS: makes `tfdt` equal the PTS of the random access point.
@@ -53,6 +59,7 @@ impl Assembler {
             is_independent: false,
             last_duration: 0,
             longest_duration: 0,
+            bytes: 0,
             average_duration: 0,
             shift: 0,
             number: 0,
@@ -87,9 +94,21 @@ impl Assembler {
         !self.samples.is_empty() && self.duration + self.last_duration / 2 >= target
     }
 
-    /// Whether another sample like the last would make the part longer than PART-TARGET.
+    /// Whether the pending part grows too long by the held unit, which ends at `until`.
+    pub(crate) fn would_overflow(&self, until: i64, part_target: i64) -> bool {
+        let held = self.held.as_ref().map_or(0, |held| until - held.decode_time);
+        !self.samples.is_empty() && self.duration + held > part_target
+    }
+
+    /// Whether the pending part is as large as parts get, however short.
+    pub(crate) fn is_large(&self) -> bool {
+        self.bytes > PART_BYTES_MAX || self.samples.len() >= PART_SAMPLES_MAX
+    }
+
+    /// Whether the part is long enough (LL-09: 85 %) and another sample like the last would make it too long.
     pub(crate) fn is_full(&self, part_target: i64) -> bool {
-        !self.samples.is_empty() && self.duration + self.last_duration > part_target
+        let is_long_enough = self.duration * 100 >= part_target * 85;
+        !self.samples.is_empty() && is_long_enough && self.duration + self.last_duration > part_target
     }
 
     /// Where the held unit lies, on the written decode time.
@@ -115,6 +134,7 @@ impl Assembler {
             composition_offset: i32::try_from(unit.pts.0 - decode_time).unwrap_or(0),
             is_sync: unit.is_random_access,
         });
+        self.bytes += unit.payload.len();
         self.payload.extend(unit.payload.slices().cloned());
         self.is_independent |= unit.is_random_access;
         self.duration += duration;
@@ -167,10 +187,11 @@ impl Assembler {
         let data: Arc<[Bytes]> = std::iter::once(header).chain(self.payload.drain(..)).collect();
         let is_independent = self.is_independent && self.config.kind() == TrackKind::Video;
         let is_independent = is_independent || self.config.kind() == TrackKind::Audio;
-        let part = Part { duration: self.duration, is_independent, data };
+        let duration = self.config.timescale().nanos(self.duration);
+        let part = Part { duration, is_independent, data };
         self.average_duration = self.duration / i64::try_from(self.samples.len()).unwrap_or(1);
         self.samples.clear();
-        (self.duration, self.is_independent, self.longest_duration) = (0, false, 0);
+        (self.duration, self.is_independent, self.longest_duration, self.bytes) = (0, false, 0, 0);
         self.index += 1;
         Some(part)
     }
@@ -185,7 +206,8 @@ impl Assembler {
         };
         let shortest = self.samples.iter().map(|sample| i64::from(sample.duration)).min().unwrap_or(0);
         let usual = declared.unwrap_or(shortest).max(1);
-        let full = if self.longest_duration > 3 * usual.max(shortest) {
+        let is_runt = self.duration + usual / 2 < target;
+        let full = if self.longest_duration > 3 * usual.max(shortest) || is_runt {
             (target + usual / 2) / usual * usual
         } else {
             (count * self.longest_duration).max(self.duration)

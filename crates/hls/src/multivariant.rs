@@ -15,7 +15,7 @@ fn bit_rates(playlist: &MediaPlaylist) -> (u64, u64) {
     let (mut peak, mut bits, mut nanos) = (0, 0u64, 0u64);
     for segment in playlist.segments().filter(|segment| !segment.is_gap && segment.duration > 0) {
         let size = segment.size() as u64 * 8;
-        let length = u64::try_from(playlist.scale().nanos(segment.duration)).unwrap_or(1).max(1);
+        let length = u64::try_from(segment.duration).unwrap_or(1).max(1);
         // A segment that is open or cut short says little about the peak.
         if segment.is_complete && length >= 900_000_000 || playlist.segments().len() == 1 {
             peak = peak.max(size.saturating_mul(1_000_000) / (length / 1000).max(1));

@@ -18,6 +18,12 @@ use crate::utc::UtcMap;
 const AUDIO_WAIT_MS: i64 = 500;
 /// Most frames of sound that wait: 500 ms of the shortest frames (2.5 ms), and some.
 const AUDIO_QUEUE_MAX: usize = 256;
+/// Most gaps published at one look at the clock: fewer than the numbers that are recorded ahead.
+const GAPS_AT_ONCE_MAX: u32 = 3;
+/// Most gaps that fill one hole in the stamps; a longer one is a discontinuity.
+const GAPS_IN_A_HOLE_MAX: i64 = 40;
+/// Most bytes of an open segment.
+const SEGMENT_BYTES_MAX: usize = 256 << 20;
 /// A gap is published this long after it has passed, so that media which arrives late does not lie inside it.
 const GAP_LAG_NANOS: i64 = 300_000_000;
 const SECOND: i64 = 1_000_000_000;
@@ -141,7 +147,9 @@ pub struct Packager {
 impl Packager {
     /// A packager that has published nothing.
     pub fn new(config: PackagerConfig, continuation: Continuation) -> Self {
-        let limit = config.target_duration() * i64::from(Timescale::VIDEO.hz());
+        // A duration is rounded before it is compared with the target duration (LL-01).
+        let limit =
+            config.target_duration() * i64::from(Timescale::VIDEO.hz()) + i64::from(Timescale::VIDEO.hz()) * 45 / 100;
         let target = Timescale::VIDEO.ticks(config.segment_target);
         Self {
             config,
@@ -234,7 +242,10 @@ impl Packager {
             self.utc.restart();
             self.next_is_discontinuity = true;
         }
-        self.flow = Flow::Running;
+        if !matches!(self.flow, Flow::Gap { .. }) {
+            self.flow = Flow::Running;
+        }
+        self.frame_rate = None;
         (self.video, self.audio) = (renew(self.video.take(), video), renew(self.audio.take(), audio));
     }
 
@@ -276,11 +287,16 @@ impl Packager {
         }
         let cell = Timescale::VIDEO.ticks(self.config.segment_target);
         let cell_nanos = Timescale::VIDEO.nanos(cell);
-        while let Flow::Gap { until, until_utc } = self.flow
-            && utc_nanos >= until_utc + cell_nanos + GAP_LAG_NANOS
-        {
+        for _ in 0..GAPS_AT_ONCE_MAX {
+            let Flow::Gap { until, until_utc } = self.flow else { return };
+            if utc_nanos < until_utc + cell_nanos + GAP_LAG_NANOS {
+                return;
+            }
             self.add_gap(until, until + cell);
             self.flow = Flow::Gap { until: until + cell, until_utc: until_utc + cell_nanos };
+        }
+        if let Flow::Gap { until_utc, .. } = &mut self.flow {
+            *until_utc = utc_nanos; // the clock was set, or the process slept: what passed is not told
         }
     }
 
@@ -312,29 +328,56 @@ impl Packager {
             .any(|track| track.playlist.is_some() || track.waiting.is_some())
     }
 
-    /// Closes and fills with gaps what is missing before a unit whose decode time would be `nominal`.
-    fn handle_hole(&mut self, unit: &AccessUnit) {
-        let Some(track) = self.track(unit.track) else { return };
+    /// Deals with what is missing before `unit`: closes what is open, fills the hole with gaps. False if the unit cannot
+    /// be used, because what it refers to is missing.
+    fn handle_hole(&mut self, unit: &AccessUnit) -> bool {
+        let Some(track) = self.track(unit.track) else { return false };
         let scale = track.assembler.config().timescale();
-        let nominal = track.assembler.decode_time(unit);
+        let ticks = |time: i64| scale.rescale(time, Timescale::VIDEO);
+        let (nominal, ended) = (track.assembler.decode_time(unit), track.end);
+        let usual = ticks(track.assembler.last_duration());
+        if let Some(held) = track.assembler.held_start() {
+            let hole = ticks(nominal - held);
+            if hole >= Timescale::VIDEO.ticks(self.config.segment_target) && usual > 0 && hole > 3 * usual {
+                let until = self.close_all();
+                self.flow = Flow::Gap { until, until_utc: self.utc.utc(Timescale::VIDEO.nanos(until)) };
+            } else if self.segmenter.is_full(ticks(nominal), 0) && unit.track == TrackKind::Video {
+                self.end_segment_at(held); // a slow picture: it begins a segment of its own
+            }
+        }
         if let Flow::Gap { until, .. } = self.flow {
+            let goes_on = ended.is_some_and(|end| ticks(nominal - end).abs() <= 2 * usual.max(1));
+            if !unit.is_random_access && !goes_on {
+                return false;
+            }
             self.resume_after_gap(until, unit);
-        } else if let Some(held) = track.assembler.held_start() {
-            let hole = scale.rescale(nominal - held, Timescale::VIDEO);
-            let usual = scale.rescale(track.assembler.last_duration(), Timescale::VIDEO);
-            let is_hole = hole >= Timescale::VIDEO.ticks(self.config.segment_target) && usual > 0 && hole > 3 * usual;
-            if is_hole || self.segmenter.is_full(scale.rescale(nominal, Timescale::VIDEO), 0) {
-                let end = self.close_all();
-                self.resume_after_gap(end, unit);
+            if !unit.is_random_access && unit.track == TrackKind::Video {
+                // Nothing was lost, it was only late: the stream goes on where it stopped.
+                let number = self.segmenter.force(ticks(nominal));
+                self.begin_video(number, nominal);
             }
         }
         self.flow = Flow::Running;
+        true
+    }
+
+    /// Ends the open video segment at `at`, where the held picture begins, and begins another there.
+    fn end_segment_at(&mut self, at: i64) {
+        let Some(video) = &mut self.video else { return };
+        video.finish_segment(at, &mut self.shared);
+        let number = self.segmenter.force(at);
+        self.begin_video(number, at);
     }
 
     fn on_video(&mut self, unit: AccessUnit) {
-        self.handle_hole(&unit);
+        if !self.handle_hole(&unit) {
+            return;
+        }
         let Some(video) = &mut self.video else { return };
         let nominal = video.assembler.decode_time(&unit);
+        if video.is_closed() && !unit.is_random_access {
+            return; // nothing was ever there to decode from
+        }
         if std::mem::take(&mut self.is_blind) && !unit.is_random_access {
             // The picture is back: what was missing is a gap, and a segment begins without a random access point.
             video.finish_segment(nominal, &mut self.shared);
@@ -347,16 +390,14 @@ impl Packager {
             if let Cut::Begin(number) = self.segmenter.random_access(unit.pts.0) {
                 video.assembler.align(&unit, held);
                 let start = video.assembler.decode_time(&unit);
-                video.assembler.release(start);
+                video.release(start, &mut self.shared);
                 video.finish_segment(start, &mut self.shared);
                 self.begin_video(number, start);
             } else {
-                video.assembler.release(nominal);
+                video.release(nominal, &mut self.shared);
             }
-        } else if video.is_closed() {
-            return; // nothing to decode from: wait for a random access point
         } else {
-            video.assembler.release(nominal);
+            video.release(nominal, &mut self.shared);
         }
         self.publish_video(nominal);
         if let Some(video) = &mut self.video {
@@ -371,11 +412,11 @@ impl Packager {
         if !video.publish_if_full(&mut self.shared) {
             return;
         }
-        let part_target = video.playlist.as_ref().map_or(0, |playlist| playlist.targets().part_target);
+        let part_target = video.part_target().unwrap_or(0);
         if self.frame_rate.is_none() {
             self.frame_rate = video.assembler.frame_rate();
         }
-        if self.segmenter.is_full(now, part_target) {
+        if self.segmenter.is_full(now, part_target) || video.open_bytes() > SEGMENT_BYTES_MAX {
             let number = self.segmenter.force(now);
             video.finish_segment(now, &mut self.shared);
             self.begin_video(number, now);
@@ -407,15 +448,17 @@ impl Packager {
     fn lead_with_sound(&mut self, unit: &AccessUnit, at: i64) {
         let limit = self.shared.target_duration * i64::from(Timescale::VIDEO.hz());
         let wait = i64::from(Timescale::VIDEO.hz()) * AUDIO_WAIT_MS / 1000;
-        if self.segmenter.elapsed(at).is_some_and(|elapsed| elapsed < limit - wait) || !self.next_number_used() {
+        let elapsed = self.segmenter.elapsed(at);
+        if elapsed.is_some_and(|elapsed| elapsed < limit - wait) || !self.next_number_used() {
             return;
         }
+        let at = elapsed.map_or(at, |elapsed| at - (elapsed - limit).max(0));
         if let Flow::Gap { until, .. } = self.flow {
             self.resume_after_gap(until, unit);
             self.flow = Flow::Running;
         }
         let Some(video) = &mut self.video else { return };
-        video.assembler.release(at);
+        video.release(at, &mut self.shared);
         video.finish_segment(at, &mut self.shared);
         let number = self.segmenter.force(at);
         self.is_blind = true;
@@ -424,7 +467,7 @@ impl Packager {
 
     /// Each frame is a random access point; the grid cuts at the first one past its line.
     fn on_audio_alone(&mut self, unit: AccessUnit) {
-        self.handle_hole(&unit);
+        self.handle_hole(&unit); // each frame of sound can be used
         let Some(audio) = &self.audio else { return };
         let at = audio.assembler.config().timescale().rescale(unit.pts.0, Timescale::VIDEO);
         if let Cut::Begin(number) = self.segmenter.sound(at) {
@@ -444,7 +487,7 @@ impl Packager {
         while let Some(front) = self.queue.front() {
             let at = scale.rescale(front.pts.0, Timescale::VIDEO);
             let span = self.queue.back().map_or(0, |back| back.pts - front.pts);
-            if !all && !passed.is_some_and(|passed| at < passed) {
+            if !all && passed.is_none_or(|passed| at >= passed) {
                 if span <= wait && self.queue.len() <= AUDIO_QUEUE_MAX {
                     return;
                 }
@@ -470,7 +513,7 @@ impl Packager {
             self.flow = Flow::Gap { until: end, until_utc: self.utc.utc(Timescale::VIDEO.nanos(end)) };
         }
         let Some(audio) = self.audio.as_mut().filter(|audio| !audio.is_closed()) else { return };
-        audio.assembler.release(unit.dts.0);
+        audio.release(unit.dts.0, &mut self.shared);
         audio.publish_if_full(&mut self.shared);
         audio.assembler.hold(unit);
     }
@@ -478,7 +521,7 @@ impl Packager {
     /// The sound reaches a cut; its next frame begins at `at`.
     fn cut_audio(&mut self, start: SegmentStart, at: i64, scale: Timescale) {
         let Some(audio) = &mut self.audio else { return };
-        audio.assembler.release(at);
+        audio.release(at, &mut self.shared);
         audio.finish_segment(at, &mut self.shared);
         audio.begin_segment(start, at, self.utc.utc(scale.nanos(at)));
     }
@@ -492,7 +535,15 @@ impl Packager {
         let Some(scale) = self.audio.as_ref().map(|audio| audio.assembler.config().timescale()) else {
             return video_end.unwrap_or(0);
         };
-        let audio_end = self.audio.as_mut().and_then(|audio| audio.close(&mut self.shared));
+        // The last sound stands until the picture ends, so that both have gaps of the same length.
+        let until = video_end.map(|end| Timescale::VIDEO.rescale(end, scale)).filter(|_| self.cuts.is_empty());
+        let audio_end = self.audio.as_mut().and_then(|audio| {
+            if let Some((until, held)) = until.zip(audio.assembler.held_start()).filter(|(until, held)| until > held) {
+                audio.release(until.max(held + 1), &mut self.shared);
+                audio.finish_segment(until, &mut self.shared);
+            }
+            audio.close(&mut self.shared)
+        });
         let end = video_end.or(audio_end.map(|end| scale.rescale(end, Timescale::VIDEO))).unwrap_or(0);
         // Segments that no sound reached are gaps in its playlist.
         while let Some(cut) = self.cuts.pop_front() {
@@ -524,11 +575,14 @@ impl Packager {
         let Some(track) = self.track(unit.track) else { return };
         let scale = track.assembler.config().timescale();
         let until = scale.rescale(unit.pts.0, Timescale::VIDEO);
-        if until < from {
-            self.next_is_discontinuity = true; // it lies inside what was called a gap
+        let cell = Timescale::VIDEO.ticks(self.config.segment_target);
+        if until < from || (until - from) / cell > GAPS_IN_A_HOLE_MAX {
+            // It lies inside what was called a gap, or far away: where it lies in time is found anew.
+            self.next_is_discontinuity = true;
+            self.utc.restart();
+            self.utc.observe(scale.nanos(unit.dts.0), self.last_arrival_utc);
             return;
         }
-        let cell = Timescale::VIDEO.ticks(self.config.segment_target);
         while from < until {
             let next = if until - from < 2 * cell { until } else { from + cell };
             self.add_gap(from, next);
@@ -539,7 +593,7 @@ impl Packager {
 
 /// A track with a new configuration; the playlist of the same kind of track goes on.
 fn renew(old: Option<TrackPackager>, config: Option<CodecConfig>) -> Option<TrackPackager> {
-    let config = config?;
+    let Some(config) = config else { return old }; // a track that was there stays, as a gap
     let Some(old) = old else { return Some(TrackPackager::new(config)) };
     if *old.assembler.config() == config {
         return Some(old);
@@ -568,16 +622,16 @@ impl SharedTargets {
     /// at least three times its PART-TARGET. Later ones keep theirs below a third of it.
     /// spec: rfc8216bis §4.4.3.7 (LL-09), §4.4.3.8 (LL-11)
     fn fix(&mut self, part_target: i64, scale: Timescale) -> Targets {
-        let mut part_target = part_target.min(self.target_duration * i64::from(scale.hz()));
+        let mut part_target = scale.duration(part_target).min(Duration::from_secs(self.target_duration.unsigned_abs()));
         if self.is_fixed {
-            part_target = part_target.min(scale.ticks(self.part_hold_back) / 3);
+            part_target = part_target.min(self.part_hold_back / 3);
         } else {
-            self.part_hold_back = self.part_hold_back.max(3 * scale.duration(part_target) + Duration::from_micros(20));
+            self.part_hold_back = self.part_hold_back.max(3 * part_target + Duration::from_micros(20));
             self.is_fixed = true;
         }
         Targets {
             target_duration: self.target_duration,
-            part_target,
+            part_target: i64::try_from(part_target.as_nanos()).unwrap_or(i64::MAX),
             part_hold_back_nanos: i64::try_from(self.part_hold_back.as_nanos()).unwrap_or(i64::MAX),
             window_nanos: self.window_nanos,
         }
@@ -620,11 +674,34 @@ impl TrackPackager {
 
     /// Publishes the pending part if it is full.
     fn publish_if_full(&mut self, shared: &mut SharedTargets) -> bool {
-        let is_full = match &self.playlist {
-            Some(playlist) => self.assembler.is_full(playlist.targets().part_target),
+        let is_full = match self.part_target() {
+            Some(part_target) => self.assembler.is_full(part_target),
             None => self.assembler.reached(self.assembler.config().timescale().ticks(shared.part_target)),
         };
-        is_full && self.publish(shared)
+        (is_full || self.assembler.is_large()) && self.publish(shared)
+    }
+
+    /// PART-TARGET in ticks, once it is known.
+    fn part_target(&self) -> Option<i64> {
+        let nanos = self.playlist.as_ref()?.targets().part_target;
+        Some(self.assembler.config().timescale().ticks_from_nanos(nanos))
+    }
+
+    /// The held unit ends at `until`. What is pending goes first where the part would grow too long.
+    fn release(&mut self, until: i64, shared: &mut SharedTargets) {
+        if self.part_target().is_some_and(|part_target| self.assembler.would_overflow(until, part_target)) {
+            self.publish(shared);
+            if let Some(playlist) = &mut self.playlist {
+                playlist.count_violation();
+            }
+        }
+        self.assembler.release(until);
+    }
+
+    /// Bytes of the open segment.
+    fn open_bytes(&self) -> usize {
+        let open = self.playlist.as_ref().and_then(|playlist| playlist.segments().next_back());
+        open.filter(|segment| !segment.is_complete).map_or(0, Segment::size)
     }
 
     /// Publishes what is pending; the first part creates the playlist.
@@ -635,7 +712,7 @@ impl TrackPackager {
         let Some(part) = self.assembler.take_part() else { return false };
         if let Some((segment, discontinuities)) = self.waiting.take() {
             let targets = shared.fix(part_target, scale);
-            let mut playlist = MediaPlaylist::new(track, scale, targets, discontinuities);
+            let mut playlist = MediaPlaylist::new(track, targets, discontinuities);
             playlist.begin(segment);
             self.playlist = Some(playlist);
         }
@@ -652,7 +729,7 @@ impl TrackPackager {
         }
         self.publish(shared);
         if let Some(playlist) = &mut self.playlist {
-            playlist.complete(end - self.start);
+            playlist.complete(self.assembler.config().timescale().nanos(end - self.start));
         }
         self.waiting = None;
         self.end = Some(end);

@@ -5,10 +5,12 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use media::{Timescale, TrackKind};
+use media::TrackKind;
 
 use crate::utc::format_utc;
 
+/// Most bytes that are held for one rendition, whatever the window says: 66 s at 200 Mbit/s.
+const HELD_BYTES_MAX: usize = 1650 << 20;
 /// Nanoseconds of a second.
 const SECOND: i64 = 1_000_000_000;
 
@@ -24,7 +26,7 @@ pub struct InitSegment {
 /// A published part: header and references to payload. It never changes.
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// Ticks.
+    /// Nanoseconds.
     pub duration: i64,
     /// It holds a random access point. spec: rfc8216bis §4.4.4.9
     pub is_independent: bool,
@@ -45,7 +47,7 @@ pub struct Segment {
     pub is_complete: bool,
     /// UTC of its start, nanoseconds since 1970.
     pub utc_nanos: i64,
-    /// Ticks so far.
+    /// Nanoseconds so far.
     pub duration: i64,
     /// What initializes a decoder for it.
     pub init: Arc<InitSegment>,
@@ -60,12 +62,12 @@ impl Segment {
     }
 }
 
-/// Durations that never change in a playlist's life.
+/// Durations that never change in a playlist's life; in nanoseconds, since a track's timescale may change in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Targets {
     /// EXT-X-TARGETDURATION in seconds.
     pub target_duration: i64,
-    /// PART-TARGET in ticks.
+    /// PART-TARGET in nanoseconds.
     pub part_target: i64,
     /// PART-HOLD-BACK in nanoseconds, the same in all playlists.
     pub part_hold_back_nanos: i64,
@@ -119,7 +121,6 @@ pub struct Position {
 #[derive(Debug)]
 pub struct MediaPlaylist {
     track: TrackKind,
-    scale: Timescale,
     targets: Targets,
     segments: VecDeque<Segment>,
     /// Removed segments that must stay fetchable, with the media time at which they go. LL-05
@@ -138,10 +139,9 @@ pub struct MediaPlaylist {
 
 impl MediaPlaylist {
     /// An empty playlist.
-    pub(crate) fn new(track: TrackKind, scale: Timescale, targets: Targets, discontinuity_sequence: u64) -> Self {
+    pub(crate) fn new(track: TrackKind, targets: Targets, discontinuity_sequence: u64) -> Self {
         Self {
             track,
-            scale,
             targets,
             segments: VecDeque::new(),
             tail: VecDeque::new(),
@@ -167,11 +167,6 @@ impl MediaPlaylist {
     /// The durations that never change.
     pub fn targets(&self) -> Targets {
         self.targets
-    }
-
-    /// Ticks per second of the durations.
-    pub fn scale(&self) -> Timescale {
-        self.scale
     }
 
     /// Parts published so far.
@@ -212,7 +207,7 @@ impl MediaPlaylist {
         self.parts += 1;
         self.violations += u64::from(part.duration > self.targets.part_target);
         open.duration += part.duration;
-        self.published_nanos += self.scale.nanos(part.duration);
+        self.published_nanos += part.duration;
         open.parts.push(part);
         self.revision += 1;
     }
@@ -223,10 +218,15 @@ impl MediaPlaylist {
         open.is_complete = true;
         if open.parts.is_empty() {
             (open.is_gap, open.duration) = (true, gap_duration.max(1));
-            self.published_nanos += self.scale.nanos(open.duration);
+            self.published_nanos += open.duration;
         }
         self.revision += 1;
         self.trim();
+    }
+
+    /// A part is shorter than it should be, lest it grow too long.
+    pub(crate) fn count_violation(&mut self) {
+        self.violations += 1;
     }
 
     /// LL-04: the playlist is over.
@@ -235,21 +235,33 @@ impl MediaPlaylist {
         self.revision += 1;
     }
 
+    /// The first segment is not listed any more.
+    fn take_first(&mut self) -> Option<Segment> {
+        let removed = self.segments.pop_front()?;
+        self.discontinuity_sequence += u64::from(removed.is_discontinuity);
+        Some(removed)
+    }
+
     fn listed_nanos(&self) -> i64 {
-        self.segments.iter().map(|segment| self.scale.nanos(segment.duration)).sum()
+        self.segments.iter().map(|segment| segment.duration).sum()
     }
 
     /// Removes what the window does not need (LL-05), to a tenth of a second, so that renditions whose segments differ by a
     /// frame remove the same. Keeps it fetchable for its duration plus the playlist's.
     fn trim(&mut self) {
-        let mut listed = self.listed_nanos();
+        let listed = self.listed_nanos();
+        let mut held = self.held_bytes();
+        while held > HELD_BYTES_MAX && (!self.tail.is_empty() || self.segments.len() > 3) {
+            let oldest = self.tail.pop_front().map(|(_, segment)| segment).or_else(|| self.take_first());
+            held -= oldest.map_or(held, |segment| segment.size());
+        }
+        let mut listed = listed.min(self.listed_nanos());
         while let Some(first) = self.segments.front() {
-            let nanos = self.scale.nanos(first.duration);
+            let nanos = first.duration;
             if listed - nanos < self.targets.window_nanos - SECOND / 10 || !first.is_complete {
                 break;
             }
-            let Some(removed) = self.segments.pop_front() else { break };
-            self.discontinuity_sequence += u64::from(removed.is_discontinuity);
+            let Some(removed) = self.take_first() else { break };
             self.tail.push_back((self.published_nanos + nanos + listed, removed));
             listed -= nanos;
         }
@@ -301,7 +313,7 @@ impl MediaPlaylist {
 
     /// Parts that may be asked for ahead of time. spec: rfc8216bis §6.2.5.2
     fn advance_limit(&self) -> u64 {
-        let part_nanos = self.scale.nanos(self.targets.part_target).max(1);
+        let part_nanos = self.targets.part_target.max(1);
         u64::try_from((3 * SECOND + part_nanos - 1) / part_nanos).unwrap_or(3).max(3)
     }
 
@@ -372,7 +384,7 @@ impl MediaPlaylist {
             3 * target,
             seconds(self.targets.part_hold_back_nanos)
         );
-        let part_target = seconds(self.scale.nanos(self.targets.part_target));
+        let part_target = seconds(self.targets.part_target);
         let _ = writeln!(out, "#EXT-X-PART-INF:PART-TARGET={part_target}");
         let first = self.segments.front().map_or(0, |segment| segment.number);
         let _ = write!(
@@ -387,7 +399,7 @@ impl MediaPlaylist {
         let mut init: Option<&Arc<InitSegment>> = None;
         for (index, segment) in self.segments.iter().enumerate() {
             let lists_parts = from_end <= 3 * target * SECOND && !self.is_ended; // LL-06
-            from_end -= self.scale.nanos(segment.duration);
+            from_end -= segment.duration;
             let needs_map = init != Some(&segment.init) || segment.is_discontinuity;
             init = Some(&segment.init);
             if index >= skipped {
@@ -424,7 +436,7 @@ impl MediaPlaylist {
         }
         let _ = writeln!(out, "#EXT-X-PROGRAM-DATE-TIME:{}", format_utc(segment.utc_nanos));
         for (index, part) in segment.parts.iter().enumerate().filter(|_| lists_parts) {
-            let duration = seconds(self.scale.nanos(part.duration));
+            let duration = seconds(part.duration);
             let _ = write!(out, "#EXT-X-PART:DURATION={duration},URI=\"{}\"", self.part_name(segment.number, index));
             out.push_str(if part.is_independent { ",INDEPENDENT=YES\n" } else { "\n" });
         }
@@ -432,7 +444,7 @@ impl MediaPlaylist {
             if segment.is_gap {
                 out.push_str("#EXT-X-GAP\n");
             }
-            let duration = seconds(self.scale.nanos(segment.duration));
+            let duration = seconds(segment.duration);
             let _ = write!(out, "#EXTINF:{duration},\n{}\n", self.segment_name(segment.number));
         }
     }
@@ -443,7 +455,7 @@ impl MediaPlaylist {
         self.segments
             .iter()
             .take_while(|segment| {
-                from_end -= self.scale.nanos(segment.duration);
+                from_end -= segment.duration;
                 segment.is_complete && from_end >= boundary_nanos
             })
             .count()

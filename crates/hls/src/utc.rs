@@ -48,7 +48,7 @@ impl UtcMap {
 
     /// The UTC time of `media_nanos` under the map in force.
     pub(crate) fn utc(&self, media_nanos: i64) -> i64 {
-        media_nanos.saturating_add(self.offset.unwrap_or(0))
+        media_nanos.saturating_add(self.offset.or(self.current).unwrap_or(0))
     }
 
     /// Media time goes on elsewhere: the map is set anew by what comes.

@@ -91,7 +91,7 @@ impl Hub {
     /// Somebody else publishes and is healthy, or there are too many streams.
     pub fn publish(&self, now: Instant, name: &StreamName, publisher: Publisher) -> Result<Leg, PublishError> {
         let mut streams = self.streams.write();
-        if let Some(stream) = streams.get(name) {
+        if let Some(stream) = streams.get(name).filter(|stream| stream.state() != StreamState::Ended) {
             return stream.add_leg(now, publisher, self.config.takeover_after);
         }
         if streams.len() >= self.config.streams_max {
@@ -111,7 +111,10 @@ impl Hub {
         for stream in self.streams() {
             if let Some(event) = stream.tick(at, self.config.silent_after, self.config.hold) {
                 if event == StreamEvent::Ended {
-                    self.streams.write().remove(stream.name());
+                    let mut streams = self.streams.write();
+                    if streams.get(stream.name()).is_some_and(|known| Arc::ptr_eq(known, &stream)) {
+                        streams.remove(stream.name());
+                    }
                 }
                 events.push((stream.name().clone(), event));
             }

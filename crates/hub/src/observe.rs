@@ -157,7 +157,8 @@ fn lint_video(video: &VideoConfig, observed: &Observed, advice: &mut Vec<Advice>
         let text = "the frame rate varies, so segments and parts have uneven lengths".into();
         advice.push(Advice { code: "variable_frame_rate", text, fix: "set a constant frame rate" });
     }
-    let pixels_per_second = u64::from(video.width) * u64::from(video.height) * observed.frame_rate_millihertz / 1000;
+    let pixels = u64::from(video.width) * u64::from(video.height);
+    let pixels_per_second = pixels.saturating_mul(observed.frame_rate_millihertz) / 1000;
     let bits = observed.video_bits_per_second;
     if pixels_per_second == 0 || bits == 0 {
         return;

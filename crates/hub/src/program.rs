@@ -15,6 +15,8 @@ use crate::timeline::{Repaired, silent_unit};
 const CENSUS_TIME: Duration = Duration::from_secs(1);
 /// Most units kept while waiting: 1 s of 240 pictures and 400 frames of sound.
 const PENDING_MAX: usize = 640;
+/// Most bytes kept while waiting: 1 s at 200 Mbit/s.
+const PENDING_BYTES_MAX: usize = 25 << 20;
 /// Where program time begins: room below for a decode time that precedes the first picture.
 const PROGRAM_START: i64 = 10 * 360_000;
 /// Longest hole in the sound that is filled with silence at a join, in milliseconds.
@@ -44,7 +46,8 @@ enum Join {
     /// Waiting for the announced tracks and a random access point.
     Collecting { since: Instant, announced: Announced, tracks: Tracks, pending: Vec<(Arrival, AccessUnit)> },
     /// Fed, with these shifts from leg time to program time.
-    Joined { video_shift: i64, audio_shift: i64 },
+    /// `anchor` is the PTS of its first random access point, `known` the configurations it has now.
+    Joined { video_shift: i64, audio_shift: i64, anchor: i64, known: Tracks, is_silent: bool },
 }
 
 /// Counters of a program.
@@ -128,16 +131,10 @@ impl Program {
         match &mut self.join {
             Join::Idle => {}
             Join::Collecting { tracks, .. } => set_config(tracks, config),
-            Join::Joined { video_shift, audio_shift } => {
-                let mut changed = Tracks { video: self.tracks.video.clone(), audio: self.tracks.audio.clone() };
-                if let CodecConfig::Audio(audio) = &config
-                    && changed.audio.as_ref().map(|old| old.timescale) != Some(audio.timescale)
-                {
-                    *audio_shift = Timescale::VIDEO.rescale(*video_shift, audio.timescale);
-                    self.audio_head = None;
-                }
-                set_config(&mut changed, config);
-                self.set_tracks(changed);
+            // In force from the next random access point on.
+            Join::Joined { known, is_silent, .. } => {
+                *is_silent &= config.kind() == TrackKind::Video;
+                set_config(known, config);
             }
         }
     }
@@ -152,12 +149,10 @@ impl Program {
     fn on_unit(&mut self, at: Arrival, unit: AccessUnit) {
         match &mut self.join {
             Join::Idle => {}
-            Join::Joined { video_shift, audio_shift } => {
-                let (video_shift, audio_shift) = (*video_shift, *audio_shift);
-                self.emit(at, unit, video_shift, audio_shift);
-            }
+            Join::Joined { .. } => self.on_joined_unit(at, unit),
             Join::Collecting { since, announced, tracks, pending } => {
-                if pending.len() == PENDING_MAX {
+                let bytes: usize = pending.iter().map(|(_, unit)| unit.payload.len()).sum();
+                if pending.len() == PENDING_MAX || bytes > PENDING_BYTES_MAX {
                     pending.remove(0);
                     self.stats.dropped_units += 1;
                 }
@@ -168,19 +163,80 @@ impl Program {
                 let is_announced = announced.video || announced.audio;
                 let complete = tracks.video.is_some() && tracks.audio.is_some();
                 if complete || waited || knows_all && is_announced {
-                    self.try_join();
+                    self.try_join(waited);
                 }
             }
         }
     }
 
+    fn on_joined_unit(&mut self, at: Arrival, unit: AccessUnit) {
+        let Join::Joined { video_shift, audio_shift, anchor, known, is_silent } = &mut self.join else { return };
+        let begins = unit.is_random_access && (unit.track == TrackKind::Video || known.video.is_none());
+        if begins && *known != *self.tracks {
+            let changed = Tracks { video: known.video.clone(), audio: known.audio.clone() };
+            let scale = |tracks: &Tracks| tracks.audio.as_ref().map(|audio| audio.timescale);
+            if scale(&changed) != scale(&self.tracks) {
+                if let Some(scale) = scale(&changed) {
+                    *audio_shift = Timescale::VIDEO.rescale(*video_shift, scale);
+                }
+                self.audio_head = None;
+            }
+            let tracks = Arc::new(changed);
+            self.stats.discontinuities += u64::from(self.last_arrival.is_some());
+            self.tracks = tracks;
+        }
+        let is_old = match unit.track {
+            TrackKind::Video => unit.pts.0 < *anchor, // leading pictures of an open GOP
+            TrackKind::Audio => known.audio != self.tracks.audio, // waits for the random access point
+        };
+        let (video_shift, audio_shift, is_silent) = (*video_shift, *audio_shift, *is_silent);
+        if is_old {
+            self.stats.dropped_units += 1;
+        } else {
+            self.emit(at, unit, video_shift, audio_shift);
+        }
+        if is_silent {
+            self.stand_in(at);
+        }
+    }
+
+    /// Silence for a leg that brings no sound to a program that has it.
+    fn stand_in(&mut self, at: Arrival) {
+        let (Some((video, _)), Some(audio), Some(mut head)) = (self.video, &self.tracks.audio, self.audio_head) else {
+            return;
+        };
+        let until = Timescale::VIDEO.rescale(video, audio.timescale);
+        let length = i64::from(audio.samples_per_unit);
+        if (until - head) / i64::from(audio.timescale.hz()) > FILL_MS_MAX / 1000 {
+            head += (until - head) / length * length; // too long a hole to fill: it is a gap
+        }
+        while head + length <= until {
+            let Some(unit) = silent_unit(audio, head) else { break };
+            let (tracks, item) = (Arc::clone(&self.tracks), Item::Unit(unit));
+            self.ring.push(Entry { arrival_utc_nanos: at.utc_nanos, tracks, item });
+            head += length;
+        }
+        self.audio_head = Some(head);
+    }
+
     /// Joins if there is a random access point among what was collected.
-    fn try_join(&mut self) {
+    fn try_join(&mut self, waited: bool) {
         let Join::Collecting { tracks, pending, .. } = &mut self.join else { return };
-        let anchor_track = if tracks.video.is_some() { TrackKind::Video } else { TrackKind::Audio };
+        let has_video =
+            tracks.video.is_some() && (!waited || pending.iter().any(|(_, unit)| unit.track == TrackKind::Video));
+        let anchor_track = if has_video { TrackKind::Video } else { TrackKind::Audio };
         let is_anchor = |unit: &AccessUnit| unit.track == anchor_track && unit.is_random_access;
         let Some(index) = pending.iter().position(|(_, unit)| is_anchor(unit)) else { return };
-        let (tracks, pending) = (std::mem::take(tracks), std::mem::take(pending));
+        let (mut tracks, pending) = (std::mem::take(tracks), std::mem::take(pending));
+        let all = Tracks { video: tracks.video.clone(), audio: None };
+        if !has_video {
+            tracks.video = None; // announced, and not a single picture: it joins when it comes
+        }
+        // A track that the program has stays, whether this leg brings it or not: sound as silence, pictures as a gap.
+        let is_silent = tracks.audio.is_none();
+        tracks.video = tracks.video.or_else(|| self.tracks.video.clone());
+        tracks.audio = tracks.audio.or_else(|| self.tracks.audio.clone());
+        let known = Tracks { video: all.video.or_else(|| tracks.video.clone()), audio: tracks.audio.clone() };
         let Some((at, anchor)) = pending.get(index) else { return };
         let scale = tracks.config(anchor_track).map_or(Timescale::VIDEO, |config| config.timescale());
         let anchor_pts = scale.rescale(anchor.pts.0, Timescale::VIDEO);
@@ -194,7 +250,8 @@ impl Program {
         }
         self.set_tracks(tracks);
         self.stats.joins += 1;
-        self.join = Join::Joined { video_shift, audio_shift };
+        let anchor = if anchor_track == TrackKind::Video { anchor_pts } else { i64::MIN };
+        self.join = Join::Joined { video_shift, audio_shift, anchor, known, is_silent };
         for (at, unit) in pending {
             let before = match unit.track {
                 TrackKind::Video => unit.pts.0 < anchor_pts,
@@ -218,7 +275,8 @@ impl Program {
             .audio_head
             .zip(self.tracks.audio.as_ref())
             .map(|(head, audio)| audio.timescale.rescale(head, Timescale::VIDEO));
-        let head = match (self.video, audio_end) {
+        let video_head = self.video.filter(|_| self.tracks.video.is_some());
+        let head = match (video_head, audio_end) {
             (Some((_, pts)), _) => pts,
             (None, Some(end)) => end,
             (None, None) => return PROGRAM_START,
@@ -227,7 +285,7 @@ impl Program {
         let expected = head + Timescale::VIDEO.ticks(passed);
         // PTS above every one emitted, DTS above the last, whatever the reorder depths.
         let lowest = self.video.map_or(head, |(dts, pts)| (pts + 1).max(dts + 1 + reorder));
-        expected.max(lowest).max(audio_end.unwrap_or(i64::MIN).min(head + i64::from(Timescale::VIDEO.hz())))
+        expected.max(lowest)
     }
 
     /// The shift of the sound: the picture's, moved by at most half a frame onto the program's grid. Fills the hole

@@ -16,7 +16,7 @@ use crate::timeline::{Repaired, Repairs, Timeline};
 /// How often a leg copies its figures to where others can read them.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 /// How long an announced sound is waited for before silence stands in.
-const AUDIO_CENSUS_TIME: Duration = Duration::from_secs(1);
+const AUDIO_CENSUS_TIME: Duration = Duration::from_millis(800);
 
 /// Who publishes: for people, never for decisions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,6 +86,9 @@ pub enum PublishError {
     /// Somebody else publishes and is healthy.
     #[error("stream '{0}' is already being published; stop the other encoder first")]
     Busy(StreamName),
+    /// The stream is ending at this very moment.
+    #[error("stream '{0}' is just ending; connect again")]
+    Ending(StreamName),
     /// The server takes no more streams.
     #[error("the server carries {0} streams, which is its limit")]
     TooManyStreams(usize),
@@ -206,6 +209,9 @@ impl Stream {
         takeover_after: Duration,
     ) -> Result<Leg, PublishError> {
         let mut shared = self.shared.lock();
+        if shared.state == StreamState::Ended {
+            return Err(PublishError::Ending(self.name.clone()));
+        }
         if let Some(old) = &shared.leg {
             let silence = now.saturating_duration_since(old.last_media.unwrap_or(old.began));
             if silence < takeover_after {
@@ -229,6 +235,7 @@ impl Stream {
             observer: Observer::default(),
             expects_audio: None,
             kicked,
+            budget: Budget::new(now),
             last_report: now,
         })
     }
@@ -302,7 +309,39 @@ pub struct Leg {
     /// Sound was announced, so silence stands in from this moment.
     expects_audio: Option<(Instant, u32, u8)>,
     kicked: watch::Receiver<Option<String>>,
+    budget: Budget,
     last_report: Instant,
+}
+
+/// Bytes per second of media that a leg may bring, over any longer time: 200 Mbit/s.
+const BYTES_PER_SECOND_MAX: u64 = 25_000_000;
+/// Bytes it may bring beyond that at once.
+const BURST_BYTES_MAX: u64 = 64 << 20;
+
+/// Counts bytes against time, so that what is held for delivery stays bounded whatever the timestamps say.
+#[derive(Debug)]
+struct Budget {
+    spent: u64,
+    since: Instant,
+}
+
+impl Budget {
+    fn new(now: Instant) -> Self {
+        Self { spent: 0, since: now }
+    }
+
+    fn spend(&mut self, now: Instant, bytes: usize) {
+        let millis = u64::try_from(now.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX);
+        let earned = millis.saturating_mul(BYTES_PER_SECOND_MAX / 1000);
+        if millis > 0 {
+            self.since = now;
+        }
+        self.spent = self.spent.saturating_sub(earned).saturating_add(bytes as u64);
+    }
+
+    fn is_overdrawn(&self) -> bool {
+        self.spent > BURST_BYTES_MAX
+    }
 }
 
 /// What an encoder announces before it sends media.
@@ -379,6 +418,11 @@ impl Leg {
 
     /// One video unit: decode time and composition offset in nanoseconds of the peer's clock.
     pub fn video_unit(&mut self, at: Arrival, time_nanos: i64, offset_nanos: i64, is_key: bool, data: &Bytes) {
+        if let Some((_, rate, channels)) = self.expects_audio.take_if(|(deadline, ..)| *deadline <= at.now)
+            && let Ok(config) = codec::aac::lc_config(rate, channels)
+        {
+            self.timeline.audio_config(config);
+        }
         let Some((_, stream)) = &mut self.video else { return };
         match stream.unit(data, is_key) {
             Ok(unit) if unit.payload.is_empty() => {
@@ -389,11 +433,7 @@ impl Leg {
             Ok(unit) => self.timeline.video(at.now, time_nanos, offset_nanos, unit),
             Err(_) => self.timeline.count_damaged(),
         }
-        if let Some((_, rate, channels)) = self.expects_audio.take_if(|(deadline, ..)| *deadline <= at.now)
-            && let Ok(config) = codec::aac::lc_config(rate, channels)
-        {
-            self.timeline.audio_config(config);
-        }
+        self.budget.spend(at.now, data.len());
         self.forward(at);
     }
 
@@ -417,6 +457,7 @@ impl Leg {
         if codec == AudioCodec::Opus && !self.timeline.has_audio() {
             self.timeline.audio_config(codec::opus::default_config()); // Enhanced RTMP lets Opus come without a header
         }
+        self.budget.spend(at.now, data.len());
         self.timeline.audio(at.now, time_nanos, data);
         self.forward(at);
     }
@@ -450,7 +491,11 @@ impl Leg {
         }
         if let Some(leg) = &mut shared.leg {
             if has_media {
-                leg.last_media = Some(at.now);
+                // A source that is paced has delivered until the time it is ahead to.
+                leg.last_media = Some(at.now + self.timeline.ahead());
+                if self.budget.is_overdrawn() {
+                    leg.kick.send_replace(Some("more than 200 Mbit/s is not taken".into()));
+                }
             }
             if at.now.saturating_duration_since(self.last_report) >= REPORT_INTERVAL {
                 self.last_report = at.now;

@@ -29,8 +29,8 @@ const STAND_IN_LAG_MS: i64 = 100;
 const STAND_IN_MS_MAX: i64 = 3000;
 /// Largest composition offset that is believed: 16 frames of reordering at 5 frames/s.
 const COMPOSITION_OFFSET_NANOS_MAX: i64 = 3_200_000_000;
-/// Share of wall time by which a leg's clock may be fast without being called ahead: 1,000 ppm, in 1/1000.
-const CLOCK_TOLERANCE: u32 = 1000;
+/// Part of wall time by which a leg's clock may be fast without being called ahead: one in 1,000.
+const CLOCK_TOLERANCE: i64 = 1000;
 
 /// Repairs by kind, since the leg began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,10 +86,13 @@ struct AudioTrack {
     standing_in: bool,
 }
 
-/// How far media runs ahead of the wall clock: a bucket that drains as time passes.
+/// Furthest behind that is remembered: what a backlog may catch up without being called ahead.
+const BEHIND_NANOS_MAX: i64 = 10_000_000_000;
+
+/// How far media runs ahead of the wall clock. Behind counts too: a backlog after a stall only makes up for it.
 #[derive(Debug, Default)]
 struct Pace {
-    ahead: Duration,
+    ahead_nanos: i64,
     last: Option<(Instant, i64)>,
 }
 
@@ -99,9 +102,12 @@ impl Pace {
             self.last = Some((now, leg_nanos));
             return;
         };
-        let media = Duration::from_nanos(u64::try_from(leg_nanos.saturating_sub(last_nanos)).unwrap_or(0));
-        let wall = now.saturating_duration_since(then);
-        self.ahead = (self.ahead + media).saturating_sub(wall + wall / CLOCK_TOLERANCE);
+        let media = leg_nanos.saturating_sub(last_nanos).max(0);
+        let wall = i64::try_from(now.saturating_duration_since(then).as_nanos()).unwrap_or(i64::MAX);
+        let balance = self.ahead_nanos.saturating_add(media).saturating_sub(wall);
+        // A clock that is a little fast or slow is no lead and no lag: the balance tends to zero.
+        let drift = (wall / CLOCK_TOLERANCE).min(balance.saturating_abs());
+        self.ahead_nanos = (balance - drift * balance.signum()).max(-BEHIND_NANOS_MAX);
         self.last = Some((now, leg_nanos.max(last_nanos)));
     }
 }
@@ -143,7 +149,7 @@ impl Timeline {
 
     /// How far the leg is ahead of its own clock: what it has sent faster than real time.
     pub fn ahead(&self) -> Duration {
-        self.pace.ahead
+        Duration::from_nanos(u64::try_from(self.pace.ahead_nanos).unwrap_or(0))
     }
 
     /// The constant frame rate the video is on, if it is.
@@ -271,7 +277,10 @@ impl Timeline {
         self.repairs.jumps += u64::from(jumped && self.video.last.is_none());
         let stamp = audio.config.timescale.ticks_from_nanos(nanos);
         match audio.grid.place(stamp, i64::from(length)) {
-            Placement::Drop => self.repairs.dropped_audio += 1,
+            Placement::Drop => {
+                audio.standing_in = false; // it is back: silence may lag as far as sound, until its stamps have caught up
+                self.repairs.dropped_audio += 1;
+            }
             Placement::Emit { silence_at, silent, dts } => {
                 audio.standing_in = false;
                 if length == audio.config.samples_per_unit {
@@ -303,7 +312,7 @@ fn audio_unit(dts: i64, duration: u32, payload: Payload) -> AccessUnit {
 /// A ready-made unit of silence at `dts`, `samples_per_unit` long; `None` where the codec has none.
 pub(crate) fn silent_unit(config: &AudioConfig, dts: i64) -> Option<AccessUnit> {
     let payload = match config.codec {
-        AudioCodec::Aac => codec::aac::silent_frame(config.channels)?,
+        AudioCodec::Aac => codec::aac::silent_frame(config)?,
         AudioCodec::Opus => codec::opus::silent_packet(),
     };
     Some(audio_unit(dts, config.samples_per_unit, payload.into()))

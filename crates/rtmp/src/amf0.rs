@@ -74,6 +74,7 @@ struct Reader<'a> {
     values: u32,
 }
 
+const UNKNOWN: Violation = Violation::Amf("has an unknown type");
 const SHORT: Violation = Violation::Amf("ends too early");
 
 impl<'a> Reader<'a> {
@@ -143,7 +144,7 @@ impl<'a> Reader<'a> {
                 self.take(length)?;
                 self.properties(depth)
             }
-            _ => Err(Violation::Amf("has an unknown type")),
+            _ => Err(UNKNOWN),
         }
     }
 
@@ -163,13 +164,18 @@ impl<'a> Reader<'a> {
 
 /// Reads all values of a message.
 ///
+/// A value of unknown type ends the list: what came before it counts (ERTMP-05).
+///
 /// # Errors
-/// Truncated or unknown values, more than 16 levels, more than 4,096 values.
+/// Truncated values, more than 16 levels, more than 4,096 values.
 pub fn decode_all(bytes: &[u8]) -> Result<Vec<Value>, Violation> {
     let mut reader = Reader { rest: bytes, values: 0 };
     let mut values = Vec::new();
     while !reader.rest.is_empty() {
-        values.push(reader.value(0)?);
+        match reader.value(0) {
+            Err(UNKNOWN) if !values.is_empty() => break,
+            value => values.push(value?),
+        }
     }
     Ok(values)
 }

@@ -6,8 +6,8 @@ use crate::Violation;
 
 /// Longest message that is taken: a 4K key frame at 60 Mbit/s stays below 4 MiB.
 const MESSAGE_BYTES_MAX: usize = 8 << 20;
-/// Most bytes in messages that have begun and not ended, over all chunk streams.
-const UNFINISHED_BYTES_MAX: usize = 16 << 20;
+/// Longest message before a publish was accepted; twice as much may be unfinished, over all chunk streams.
+const COMMAND_BYTES_MAX: usize = 512 << 10;
 /// Most chunk streams of one connection; real encoders use 3 to 8.
 const CHUNK_STREAMS_MAX: usize = 64;
 /// What is reserved at once for a message whose length the peer only announced.
@@ -52,6 +52,8 @@ enum Phase {
 #[derive(Debug)]
 pub(crate) struct ChunkReader {
     chunk_size: usize,
+    /// Longest message that is taken now.
+    message_bytes_max: usize,
     streams: Vec<ChunkStream>,
     phase: Phase,
     /// The header so far: at most 3 + 11 + 4 bytes.
@@ -84,12 +86,18 @@ impl ChunkReader {
     pub(crate) fn new() -> Self {
         Self {
             chunk_size: DEFAULT_CHUNK_SIZE,
+            message_bytes_max: COMMAND_BYTES_MAX,
             streams: Vec::new(),
             phase: Phase::Header,
             head: Vec::with_capacity(18),
             pushed_back: Vec::new(),
             unfinished_bytes: 0,
         }
+    }
+
+    /// From now on messages may be as long as media is: who sends them has been let in.
+    pub(crate) fn allow_media(&mut self) {
+        self.message_bytes_max = MESSAGE_BYTES_MAX;
     }
 
     /// spec: RTMP 1.0 §5.4.1: 1 to 2³¹ − 1; beyond the longest message it makes no difference
@@ -138,8 +146,9 @@ impl ChunkReader {
         let (piece, rest) = input.split_at(left.min(input.len()));
         *input = rest;
         self.unfinished_bytes += piece.len();
-        if self.unfinished_bytes > UNFINISHED_BYTES_MAX {
-            return Err(Violation::TooMuchUnfinished { limit: UNFINISHED_BYTES_MAX });
+        let limit = 2 * self.message_bytes_max;
+        if self.unfinished_bytes > limit {
+            return Err(Violation::TooMuchUnfinished { limit });
         }
         append(&mut stream.unfinished, piece, stream.length);
         let left = left - piece.len();
@@ -264,6 +273,7 @@ impl ChunkReader {
 
     /// Brings the chunk stream up to date; true if what looked like an extended timestamp is payload.
     fn apply(&mut self, index: usize, header: &Header) -> Result<bool, Violation> {
+        let message_bytes_max = self.message_bytes_max;
         let stream = self.streams.get_mut(index).expect("just found");
         if header.format == 3 {
             let continues = !stream.unfinished.is_empty();
@@ -284,8 +294,9 @@ impl ChunkReader {
             stream.timestamp = stream.timestamp.wrapping_add(header.timestamp);
         }
         if header.format < 2 {
-            if header.length > MESSAGE_BYTES_MAX {
-                return Err(Violation::MessageTooLong { length: header.length, limit: MESSAGE_BYTES_MAX });
+            let limit = message_bytes_max;
+            if header.length > limit {
+                return Err(Violation::MessageTooLong { length: header.length, limit });
             }
             (stream.length, stream.type_id) = (header.length, header.type_id);
         }
@@ -448,6 +459,7 @@ mod tests {
     #[test]
     fn a_message_of_sixteen_mebibytes_is_refused_before_it_arrives() {
         let mut reader = ChunkReader::new();
+        reader.allow_media();
         let header = [4, 0, 0, 0, 0xff, 0xff, 0xff, 9, 1, 0, 0, 0];
         assert!(matches!(read_all(&mut reader, &header, 99), Err(Violation::MessageTooLong { length: 0xff_ffff, .. })));
     }
@@ -455,6 +467,7 @@ mod tests {
     #[test]
     fn sixty_half_messages_are_refused_when_they_grow_too_large() {
         let mut reader = ChunkReader::new();
+        reader.allow_media();
         reader.set_chunk_size(1 << 20).expect("valid");
         let half = vec![0; 1 << 20];
         let mut outcome = Ok(None);
@@ -465,7 +478,7 @@ mod tests {
                 break;
             }
         }
-        assert_eq!(outcome, Err(Violation::TooMuchUnfinished { limit: UNFINISHED_BYTES_MAX }));
+        assert_eq!(outcome, Err(Violation::TooMuchUnfinished { limit: 2 * MESSAGE_BYTES_MAX }));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::{Error, Violation};
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT: f64 = 1.0;
 const CREATE_STREAM: f64 = 4.0;
+const START: f64 = 5.0;
 
 /// What the client wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,6 +220,7 @@ impl ClientSession {
                 let time_nanos = clock.unroll(message.timestamp).saturating_mul(1_000_000);
                 let link = &mut self.link;
                 message::parse_media(message.type_id, &message.payload, |media| {
+                    let time_nanos = time_nanos.saturating_add(media.nano_offset());
                     link.push(ClientEvent::Media { time_nanos, media });
                 })
             }
@@ -231,7 +233,10 @@ impl ClientSession {
         let text = |name: &str| info.and_then(|info| info.get(name)).and_then(Value::as_str).unwrap_or_default();
         let is_answer_to = |transaction: f64| (command.transaction - transaction).abs() < 0.5;
         match (command.name.as_str(), mem::replace(&mut self.state, State::Closed)) {
-            ("_error", _) => return Err(Error::Refused(text("description").to_owned())),
+            // Servers refuse releaseStream and FCPublish and mean nothing by it.
+            ("_error", _) if is_answer_to(CONNECT) || is_answer_to(CREATE_STREAM) || is_answer_to(START) => {
+                return Err(Error::Refused(text("description").to_owned()));
+            }
             ("onStatus", _) if text("level") == "error" => return Err(Error::Refused(text("description").to_owned())),
             ("_result", State::Connecting { .. }) if is_answer_to(CONNECT) => {
                 if self.config.role == Role::Publish {
@@ -251,6 +256,7 @@ impl ClientSession {
             ("onStatus", State::Starting { stream_id, .. })
                 if matches!(text("code"), "NetStream.Publish.Start" | "NetStream.Play.Start") =>
             {
+                self.link.allow_media();
                 self.link.push(ClientEvent::Started);
                 self.state = State::Running { stream_id, clock: Unroller::default() };
             }
@@ -263,8 +269,8 @@ impl ClientSession {
     fn start(&mut self, stream_id: u32) {
         let name = Value::String(self.config.name.expose().to_owned());
         match self.config.role {
-            Role::Publish => self.link.command(stream_id, "publish", 5.0, &[Value::Null, name, "live".into()]),
-            Role::Play => self.link.command(stream_id, "play", 5.0, &[Value::Null, name, (-2000.0).into()]),
+            Role::Publish => self.link.command(stream_id, "publish", START, &[Value::Null, name, "live".into()]),
+            Role::Play => self.link.command(stream_id, "play", START, &[Value::Null, name, (-2000.0).into()]),
         }
     }
 

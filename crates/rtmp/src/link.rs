@@ -71,6 +71,11 @@ impl<E> Link<E> {
         }
     }
 
+    /// Messages may be as long as media is.
+    pub(crate) fn allow_media(&mut self) {
+        self.reader.allow_media();
+    }
+
     pub(crate) fn out(&mut self) -> &mut BytesMut {
         &mut self.out
     }

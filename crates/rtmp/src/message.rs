@@ -150,11 +150,33 @@ pub enum Media {
     Audio(flv::Packet<AudioCodec>),
 }
 
+impl Media {
+    /// Nanoseconds to add to the message's timestamp. spec: Enhanced RTMP v2, ModEx TimestampOffsetNano
+    pub(crate) fn nano_offset(&self) -> i64 {
+        i64::from(match self {
+            Self::Video(packet) => packet.nano_offset,
+            Self::Audio(packet) => packet.nano_offset,
+        })
+    }
+}
+
+/// Most tracks of one message that are handed on.
+const TRACKS_MAX: usize = 32;
+/// Most parts of an aggregate message that are handed on: 1 s of pictures and sound.
+const AGGREGATE_PARTS_MAX: usize = 640;
+
 /// Reads an audio or video message; `on_media` is called for each track in it.
 pub(crate) fn parse_media(type_id: u8, body: &Bytes, mut on_media: impl FnMut(Media)) -> Result<(), Error> {
     if body.is_empty() {
         return Ok(()); // an empty message: some encoders send one to say that a track is silent
     }
+    let mut tracks = 0;
+    let mut on_media = |media| {
+        tracks += 1;
+        if tracks <= TRACKS_MAX {
+            on_media(media);
+        }
+    };
     let result = if type_id == type_id::VIDEO {
         flv::parse_video(body, |packet| on_media(Media::Video(packet)))
     } else {
@@ -170,7 +192,7 @@ pub(crate) fn split_aggregate(message: &Message) -> Vec<Message> {
     let mut first = None;
     while let &[type_id, l2, l1, l0, t2, t1, t0, t3, _, _, _, ..] = rest.as_ref() {
         let length = usize::from(l2) << 16 | usize::from(l1) << 8 | usize::from(l0);
-        if rest.len() < 11 + length {
+        if rest.len() < 11 + length || messages.len() == AGGREGATE_PARTS_MAX {
             break;
         }
         let time = u32::from_be_bytes([t3, t2, t1, t0]);

@@ -18,6 +18,8 @@ use crate::{Error, Violation};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time from the handshake to a publish or play.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most bytes behind a publish or play before the application has decided.
+const EARLY_BYTES_MAX: usize = 1 << 20;
 /// Most message streams of one connection.
 const MESSAGE_STREAMS_MAX: u32 = 8;
 /// Codecs that are taken and given. spec: Enhanced RTMP v2, `fourCcList`
@@ -160,6 +162,8 @@ pub struct ServerSession {
     state: State,
     link: Link<Event>,
     message_streams: u32,
+    /// Bytes that came while the application had not decided yet.
+    early: Vec<u8>,
 }
 
 impl ServerSession {
@@ -167,7 +171,7 @@ impl ServerSession {
     pub fn new(now: Instant, config: ServerConfig) -> Self {
         let handshake = Handshake::new(config.nonce);
         let state = State::Handshake { handshake, deadline: now + HANDSHAKE_TIMEOUT };
-        Self { config, state, link: Link::new(), message_streams: 0 }
+        Self { config, state, link: Link::new(), message_streams: 0, early: Vec::new() }
     }
 
     /// Advances the session. After an error it is closed and stays so; drain its output, so that the peer is told why.
@@ -177,17 +181,15 @@ impl ServerSession {
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>) -> Result<(), Error> {
         match input {
             Input::Received(bytes) => {
-                let outcome = self.on_received(now, bytes);
-                if let Err(error) = &outcome {
-                    self.say_goodbye(&error.to_string());
-                }
-                outcome
+                self.link.on_received(bytes.len());
+                self.take(now, bytes)
             }
             Input::Eof => self.on_eof(),
             Input::Timeout => self.on_timeout(now),
             Input::Command(command) => {
                 self.on_command(now, command);
-                Ok(())
+                let early = mem::take(&mut self.early);
+                if early.is_empty() { Ok(()) } else { self.take(now, &early) }
             }
         }
     }
@@ -214,8 +216,15 @@ impl ServerSession {
         self.link.stats
     }
 
+    fn take(&mut self, now: Instant, bytes: &[u8]) -> Result<(), Error> {
+        let outcome = self.on_received(now, bytes);
+        if let Err(error) = &outcome {
+            self.say_goodbye(&error.to_string());
+        }
+        outcome
+    }
+
     fn on_received(&mut self, now: Instant, mut input: &[u8]) -> Result<(), Error> {
-        self.link.on_received(input.len());
         if let State::Handshake { handshake, .. } = &mut self.state {
             let outcome = handshake.serve(&mut input, self.link.out());
             match outcome {
@@ -228,6 +237,14 @@ impl ServerSession {
             }
         }
         while !matches!(self.state, State::Closed) {
+            if matches!(self.state, State::PublishPending { .. } | State::PlayPending { .. }) {
+                // Encoders that do not wait for the verdict: what they sent is read after it.
+                if self.early.len() + input.len() > EARLY_BYTES_MAX {
+                    return Err(Violation::Command("publish, with too much behind it before the answer").into());
+                }
+                self.early.extend_from_slice(input);
+                break;
+            }
             let Some(message) = self.link.read(&mut input)? else { break };
             self.on_message(now, &message)?;
         }
@@ -276,7 +293,7 @@ impl ServerSession {
                 Ok(())
             }
             type_id::AUDIO | type_id::VIDEO => self.on_media(now, message),
-            type_id::AGGREGATE => message::split_aggregate(message)
+            type_id::AGGREGATE if matches!(self.state, State::Publishing { .. }) => message::split_aggregate(message)
                 .iter()
                 .filter(|part| matches!(part.type_id, type_id::AUDIO | type_id::VIDEO))
                 .try_for_each(|part| self.on_media(now, part)),
@@ -291,11 +308,8 @@ impl ServerSession {
         let time_nanos = clock.unroll(message.timestamp).saturating_mul(1_000_000);
         let link = &mut self.link;
         message::parse_media(message.type_id, &message.payload, |media| {
-            let nano_offset = match &media {
-                Media::Video(packet) => packet.nano_offset,
-                Media::Audio(packet) => packet.nano_offset,
-            };
-            link.push(Event::Media { time_nanos: time_nanos.saturating_add(i64::from(nano_offset)), media });
+            let time_nanos = time_nanos.saturating_add(media.nano_offset());
+            link.push(Event::Media { time_nanos, media });
         })
     }
 
@@ -354,8 +368,7 @@ impl ServerSession {
             object([("fmsVer", "FMS/3,5,7,7009".into()), ("capabilities", 31.0.into()), ("mode", 1.0.into())]);
         let mut answer = status("status", "NetConnection.Connect.Success", "connected");
         if let Value::Object(fields) = &mut answer {
-            let encoding = info.get("objectEncoding").and_then(Value::as_f64).unwrap_or(0.0);
-            fields.push(("objectEncoding".into(), encoding.into()));
+            fields.push(("objectEncoding".into(), 0.0.into())); // AMF 0, whatever was offered
             if ["fourCcList", "videoFourCcInfoMap", "audioFourCcInfoMap", "capsEx"]
                 .iter()
                 .any(|name| info.get(name).is_some())
@@ -398,6 +411,7 @@ impl ServerSession {
                 let text = if path.is_empty() { "publishing".into() } else { format!("publishing to {path}") };
                 self.status(stream_id, status("status", "NetStream.Publish.Start", &text));
                 let deadline = now + self.config.first_media_timeout;
+                self.link.allow_media();
                 State::Publishing { stream_id, clock: Unroller::default(), deadline, seen_media: false }
             }
             (State::PlayPending { stream_id, .. }, Command::Accept) => {

@@ -174,7 +174,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         }
     }
     if let Some(token) = server.first_token() {
-        tracing::info!("operator token, shown this once: {token}");
+        eprintln!("operator token, shown this once: {token}"); // whatever the log filter says
     }
     tokio::select! {
         _ = terminate.recv() => {}

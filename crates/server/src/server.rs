@@ -66,6 +66,8 @@ pub struct Server {
     stopped: CancellationToken,
     tracker: TaskTracker,
     grace: Duration,
+    /// Keeps a second server off the state directory.
+    _lock: std::fs::File,
 }
 
 struct Eras(Arc<Store>);
@@ -98,8 +100,28 @@ fn authorize(store: &Store, key: &StreamKey, stream: Option<&StreamName>) -> Res
         return Err("this stream key is not valid; make one with 'throughline key create STREAM'".into());
     };
     match stream {
-        Some(wanted) if *wanted != record.stream => Err(format!("this stream key is not for the stream '{wanted}'")),
+        Some(wanted) if *wanted != record.stream => Err("this stream key is for another stream".into()),
         _ => Ok(Grant { stream: record.stream, key_id: record.id }),
+    }
+}
+
+/// Takes the state directory for this process; the lock ends with it, however it ends.
+fn lock(state: &Path) -> anyhow::Result<std::fs::File> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let shown = || state.display().to_string();
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state).with_context(shown)?;
+    let file = std::fs::File::create(state.join("lock")).with_context(shown)?;
+    file.try_lock().with_context(|| format!("another server uses the state directory {}", state.display()))?;
+    Ok(file)
+}
+
+/// Raises the number of files this process may open to what the system allows.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!(%error, "the limit of open files cannot be raised");
     }
 }
 
@@ -119,8 +141,9 @@ impl Server {
     /// # Errors
     /// An address is taken, the state directory or the certificate cannot be used.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        raise_file_limit();
+        let lock = lock(&config.state)?;
         let store = Arc::new(Store::open(&config.state)?);
-        let first_token = store.first_operator_token().await?;
         let (http, https) = (bind("HTTP", config.http).await?, bind("HTTPS", config.https).await?);
         let (rtmp, rtmps) = (bind("RTMP", config.rtmp).await?, bind("RTMPS", config.rtmps).await?);
         let ops = bind("operations", config.ops).await?;
@@ -165,11 +188,24 @@ impl Server {
         }
         tracker.spawn(run_clock(Arc::clone(&hub), draining.clone()));
         let ready = Arc::new(AtomicBool::new(true));
-        let api = make_api(&hub, &store, registry, &delivery, &ready);
+        let api = make_api(&hub, &store, registry, &delivery, &ready, &tracker);
         serve_operations(api, ops, &config.state, &stopped, &tracker)?;
+        let first_token = store.first_operator_token().await?;
         write_addresses(&config.state, &addresses)?;
         let (state, grace) = (config.state, config.shutdown_grace);
-        Ok(Self { addresses, state, first_token, ready, draining, gateway, delivery, stopped, tracker, grace })
+        Ok(Self {
+            addresses,
+            state,
+            first_token,
+            ready,
+            draining,
+            gateway,
+            delivery,
+            stopped,
+            tracker,
+            grace,
+            _lock: lock,
+        })
     }
 
     /// The addresses in use.
@@ -210,6 +246,7 @@ fn make_api(
     registry: Registry,
     delivery: &Delivery,
     ready: &Arc<AtomicBool>,
+    tasks: &TaskTracker,
 ) -> Api {
     let figures = delivery.clone();
     let delivery = move || {
@@ -238,6 +275,7 @@ fn make_api(
         metrics: Arc::new(metrics),
         delivery: Arc::new(delivery),
         ready: Arc::clone(ready),
+        tasks: tasks.clone(),
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) struct World {
     tracks: Option<Arc<Tracks>>,
     began: Instant,
     pub(crate) passed: Duration,
+    audio_rate: u32,
     seen: HashMap<TrackKind, (u64, Playlist)>,
     /// Where the last part of each track ended.
     ends: HashMap<TrackKind, u64>,
@@ -41,6 +42,7 @@ impl World {
             tracks: None,
             began: Instant::now(),
             passed: Duration::ZERO,
+            audio_rate: 0,
             seen: HashMap::new(),
             ends: HashMap::new(),
         }
@@ -67,6 +69,7 @@ impl World {
             leg.video_config(at, VideoCodec::Avc, &testkit::fixture(fixture)).expect("valid");
         }
         if let Some(rate) = audio {
+            self.audio_rate = rate;
             let record: &'static [u8] = if rate == 48_000 { &[0x11, 0x90] } else { &[0x12, 0x10] };
             leg.audio_config(at, AudioCodec::Aac, &Bytes::from_static(record)).expect("valid");
         }
@@ -179,14 +182,15 @@ impl World {
                     continue;
                 };
                 let (start, length, first_offset) = fragment(&slices[0], track);
-                let seconds = length as f64 / f64::from(media.scale().hz());
+                let hz = if track == TrackKind::Video { 360_000 } else { 48_000 };
+                let seconds = length as f64
+                    / f64::from(if self.audio_rate > 0 && track == TrackKind::Audio { self.audio_rate } else { hz });
                 if (seconds - part.duration).abs() > 1e-4 {
                     broken.push(format!("AUTH-03: {} lasts {seconds}, listed as {}", part.uri, part.duration));
                 }
                 let after = self.ends.insert(track, start + length);
-                let may_jump = index == 0 && segment.discontinuity
-                    || index == 0
-                        && playlist.segments.iter().any(|other| other.gap && other.number + 1 == segment.number);
+                let follows_gap = playlist.segments.iter().any(|other| other.gap && other.number + 1 == segment.number);
+                let may_jump = index == 0 && (segment.discontinuity || follows_gap);
                 if after.is_some_and(|end| end != start) && !may_jump {
                     broken.push(format!("CMAF-03: {} begins at {start}, the one before ended at {after:?}", part.uri));
                 }

@@ -122,6 +122,27 @@ fn other_parameter_sets_are_one_discontinuity() {
 }
 
 #[test]
+fn a_leg_without_sound_is_silent_where_the_program_has_sound() {
+    let mut rig = Rig::new();
+    rig.begin("a");
+    rig.second(0);
+    let before = Arc::clone(&rig.program.tracks);
+    rig.program.end_leg();
+    rig.program.begin_leg(rig.now);
+    rig.program.announce(Announced { video: true, audio: false });
+    rig.handle(Repaired::Config(video_config("a")));
+    for frame in 0..50 {
+        rig.unit(TrackKind::Video, frame * 14_400, frame % 25 == 0);
+        rig.now += Duration::from_millis(40);
+    }
+
+    assert!(Arc::ptr_eq(&before, &rig.program.tracks), "nothing a decoder would notice");
+    let audio = rig.emitted(TrackKind::Audio);
+    assert!(audio.windows(2).all(|pair| pair[1] - pair[0] == 1024));
+    assert!(audio.len() > 130, "three seconds: {}", audio.len());
+}
+
+#[test]
 fn sound_without_picture_begins_after_the_census() {
     let mut rig = Rig::new();
     rig.program.begin_leg(rig.now);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 const BACKWARD_NANOS_MAX: i64 = 500_000_000;
 /// A step forward of more than this beyond what really passed is a jump, not a hole.
 const FORWARD_NANOS_MAX: i64 = 2_000_000_000;
-/// What a track that jumps may differ from another that already did, to count as the same jump.
+/// How far a unit may lie from the newest one of another track and still belong beside it.
 const SAME_JUMP_NANOS: i64 = 2_000_000_000;
 /// Where a jump lands behind the last unit if no time passed.
 const STEP_NANOS: i64 = 20_000_000;
@@ -16,6 +16,8 @@ const STEP_NANOS: i64 = 20_000_000;
 pub(super) struct Clock {
     /// Leg time = peer's time + this, for a track that jumps now.
     offset: Option<i64>,
+    /// Where the newest unit of any track lies.
+    newest: Option<(i64, Instant)>,
 }
 
 /// What the clock remembers of one track.
@@ -35,6 +37,10 @@ struct Last {
 impl Clock {
     /// Leg time of a unit that arrived at `now` with the peer's time `peer`; true if the timestamps jumped.
     pub(super) fn map(&mut self, track: &mut TrackClock, now: Instant, peer: i64) -> (i64, bool) {
+        let (newest, seen) = self.newest.unwrap_or((0, now));
+        let since = nanos(now.saturating_duration_since(seen));
+        // Where a unit belongs that does not continue its own track: beside the newest of any track.
+        let beside = |offset: &i64, at: i64| peer.saturating_add(*offset).abs_diff(at) < SAME_JUMP_NANOS.unsigned_abs();
         let (offset, jumped) = match (track.last, self.offset) {
             (Some(last), shared) => {
                 let elapsed = nanos(now.saturating_duration_since(last.arrival));
@@ -42,17 +48,25 @@ impl Clock {
                 if (-BACKWARD_NANOS_MAX..=elapsed.saturating_add(FORWARD_NANOS_MAX)).contains(&step) {
                     (last.offset, false)
                 } else {
-                    let expected = last.leg.saturating_add(elapsed.max(STEP_NANOS));
-                    let fits =
-                        |offset: &i64| peer.saturating_add(*offset).abs_diff(expected) < SAME_JUMP_NANOS.unsigned_abs();
+                    let expected =
+                        newest.saturating_add(since.max(STEP_NANOS)).max(last.leg.saturating_add(STEP_NANOS));
+                    let fits = |offset: &i64| beside(offset, newest) || beside(offset, expected);
                     (shared.filter(fits).unwrap_or(expected.saturating_sub(peer)), true)
                 }
             }
-            (None, Some(shared)) => (shared, false),
+            (None, Some(shared)) => {
+                let expected = newest.saturating_add(since);
+                if beside(&shared, expected) { (shared, false) } else { (expected.saturating_sub(peer), true) }
+            }
             (None, None) => (peer.saturating_neg(), false),
         };
-        self.offset = Some(offset);
+        if !(jumped && track.last.is_none()) {
+            self.offset = Some(offset);
+        }
         let leg = peer.saturating_add(offset);
+        if self.newest.is_none_or(|(newest, _)| leg > newest) || jumped {
+            self.newest = Some((leg, now));
+        }
         track.last = Some(Last { peer, leg, offset, arrival: now });
         (leg, jumped)
     }
@@ -76,8 +90,31 @@ mod tests {
         assert_eq!(clock.map(&mut audio, start, 50 * SECOND + 5), (5, false));
 
         let later = start + Duration::from_millis(40);
-        assert_eq!(clock.map(&mut video, later, 7 * SECOND), (40_000_000, true), "restarted: joined at what passed");
-        assert_eq!(clock.map(&mut audio, later, 7 * SECOND + 5), (40_000_005, true), "the same offset");
+        assert_eq!(clock.map(&mut video, later, 7 * SECOND), (40_000_005, true), "restarted: joined at what passed");
+        assert_eq!(clock.map(&mut audio, later, 7 * SECOND + 5), (40_000_010, true), "the same offset");
+    }
+
+    #[test]
+    fn a_second_track_with_strange_stamps_is_put_beside_the_first() {
+        let start = Instant::now();
+        let (mut clock, mut video, mut audio) = (Clock::default(), TrackClock::default(), TrackClock::default());
+        clock.map(&mut video, start, 0);
+        assert_eq!(clock.map(&mut audio, start, 3600 * SECOND), (0, true), "an hour ahead");
+        assert_eq!(clock.map(&mut audio, start, 3600 * SECOND + 20), (20, false));
+        assert_eq!(clock.map(&mut video, start, 40), (40, false), "the first track is not touched");
+    }
+
+    #[test]
+    fn a_track_that_jumped_unseen_comes_back_beside_the_other() {
+        let start = Instant::now();
+        let (mut clock, mut video, mut audio) = (Clock::default(), TrackClock::default(), TrackClock::default());
+        clock.map(&mut video, start, 10 * SECOND);
+        clock.map(&mut audio, start, 10 * SECOND);
+        clock.map(&mut video, start + Duration::from_millis(40), 3 * SECOND);
+        let later = start + Duration::from_secs(6);
+        clock.map(&mut video, later, 3 * SECOND + SECOND / 25); // it stood still for six seconds
+        let (leg, jumped) = clock.map(&mut audio, later, 3 * SECOND + SECOND / 25);
+        assert_eq!((leg, jumped), (80_000_000, true));
     }
 
     #[test]

@@ -112,8 +112,16 @@ fn a_source_faster_than_real_time_is_told_how_far_it_is_ahead() {
     }
     let ahead = timeline.ahead();
     assert!((Duration::from_millis(3500)..Duration::from_millis(3600)).contains(&ahead), "{ahead:?}");
-    timeline.video(now + Duration::from_secs(4), 4000 * MILLI, 0, picture(false));
+    timeline.video(now + Duration::from_secs(8), 4000 * MILLI, 0, picture(false));
     assert_eq!(timeline.ahead(), Duration::ZERO);
+    for frame in 0..100i64 {
+        timeline.video(now + Duration::from_secs(8), (4040 + frame * 40) * MILLI, 0, picture(false));
+    }
+    assert!(
+        timeline.ahead() < Duration::from_millis(200),
+        "a backlog after a stall is not ahead: {:?}",
+        timeline.ahead()
+    );
 }
 
 #[test]
