@@ -1,0 +1,139 @@
+//! What a viewer sees and hears, in real browsers.
+
+use std::time::Duration;
+
+use testkit::programs::Ffmpeg;
+
+use crate::rig::{Encoder, Look, Rig, Viewer};
+
+fn page(rig: &Rig) -> String {
+    format!("http://{}/watch/show", rig.http())
+}
+
+/// The picture advances and the sound plays, all the time.
+fn assert_plays(looks: &[Look], with_sound: bool) {
+    let (first, last) = (&looks[0], &looks[looks.len() - 1]);
+    let seconds = f64::from(u32::try_from(last.millis - first.millis).expect("short")) / 1000.0;
+    let frames = f64::from(u32::try_from(last.frames - first.frames).expect("few"));
+    assert!(frames > 15.0 * seconds, "{frames} frames in {seconds} s");
+    assert!((last.time - first.time) > 0.8 * seconds, "time went from {} to {} in {seconds} s", first.time, last.time);
+    assert!(!with_sound || last.audio_bytes > first.audio_bytes, "sound is decoded");
+    let away: Vec<&str> = looks.iter().map(|look| look.state.as_str()).filter(|state| *state != "playing").collect();
+    assert!(away.is_empty(), "{away:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h264_with_b_frames_and_aac_plays_in_chromium_close_to_live() {
+    let rig = Rig::start().await;
+    let video = Some("libx264 -preset veryfast -bf 2 -g 30 -sc_threshold 0 -pix_fmt yuv420p -b:v 600k");
+    let mut viewer = Viewer::open(&page(&rig), &[]);
+    let waiting = viewer.until("it says that it waits", |look| look.state == "waiting").await;
+    assert!(waiting.text.contains("Waiting for the stream"));
+    let _encoder = Encoder { video, ..Encoder::default() }.publish(&rig.publish_url("show").await);
+    viewer.until("it plays by itself", |look| look.state == "playing").await;
+    viewer.watch(Duration::from_secs(2)).await;
+    let looks = viewer.watch(Duration::from_secs(6)).await;
+    assert_plays(&looks, true);
+    let latency = looks.last().and_then(|look| look.latency).expect("measured");
+    assert!(latency < 3.0, "{latency} s behind");
+    assert!(looks.iter().all(|look| look.loads == 1 && !look.muted));
+    viewer.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_browser_forbids_sound_it_starts_muted_and_one_tap_gives_it() {
+    let rig = Rig::start().await;
+    let _encoder = Encoder::default().publish(&rig.publish_url("show").await);
+    rig.multivariant("show").await;
+    let mut viewer = Viewer::open(
+        &page(&rig),
+        &["--gesture", "1", "--touch", "1", "--width", "390", "--height", "780", "--tap", "6"],
+    );
+    let muted = viewer.until("it plays muted and offers a tap", |look| look.state == "playing" && look.can_tap).await;
+    assert!(muted.muted);
+    viewer.until("the tap gave sound", |look| look.state == "playing" && !look.muted && !look.can_tap).await;
+    viewer.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn av1_with_opus_plays_in_chromium() {
+    let rig = Rig::start().await;
+    let video = Some("libsvtav1 -preset 12 -svtav1-params rtc=1:pred-struct=1:rc=2 -g 30 -pix_fmt yuv420p -b:v 300k");
+    let encoder = Encoder {
+        ffmpeg: Ffmpeg::Current,
+        size: "320x180",
+        video,
+        audio: Some("libopus -b:a 64k"),
+        ..Encoder::default()
+    };
+    let _encoder = encoder.publish(&rig.publish_url("show").await);
+    let mut viewer = Viewer::open(&page(&rig), &[]);
+    viewer.until("it plays", |look| look.state == "playing").await;
+    viewer.watch(Duration::from_secs(2)).await;
+    assert_plays(&viewer.watch(Duration::from_secs(4)).await, true);
+    viewer.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hevc_plays_in_firefox() {
+    let rig = Rig::start().await;
+    let video = Some(
+        "libx265 -preset ultrafast -x265-params log-level=none:keyint=30:min-keyint=30:bframes=0 -pix_fmt yuv420p -b:v 500k",
+    );
+    let encoder = Encoder { ffmpeg: Ffmpeg::Current, size: "320x180", video, ..Encoder::default() };
+    let _encoder = encoder.publish(&rig.publish_url("show").await);
+    rig.multivariant("show").await;
+    let mut viewer = Viewer::open(&page(&rig), &["--browser", "firefox"]);
+    viewer.until("it plays", |look| look.state == "playing").await;
+    viewer.watch(Duration::from_secs(2)).await;
+    let looks = viewer.watch(Duration::from_secs(4)).await;
+    assert_plays(&looks, true);
+    assert_eq!(looks[0].size, (320, 180));
+    viewer.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_recovers_alone_when_source_and_server_come_back() {
+    let mut rig = Rig::start().await;
+    let url = rig.publish_url("show").await;
+    let encoder = Encoder::default().publish(&url);
+    rig.multivariant("show").await;
+    let mut viewer = Viewer::open(&page(&rig), &[]);
+    viewer.until("it plays", |look| look.state == "playing" && look.frames > 30).await;
+
+    encoder.kill().await;
+    let encoder = Encoder::default().publish(&url);
+    let frames = viewer.look().await.frames;
+    viewer
+        .until("it plays after the encoder returned", |look| look.state == "playing" && look.frames > frames + 120)
+        .await;
+
+    rig.stop().await;
+    drop(encoder);
+    viewer.until("it says that it reconnects", |look| look.state == "reconnecting").await;
+    rig.start_again().await;
+    let _encoder = Encoder::default().publish(&url);
+    viewer.until("it plays after the server returned", |look| look.state == "playing").await;
+    viewer.watch(Duration::from_secs(3)).await;
+    let looks = viewer.watch(Duration::from_secs(4)).await;
+    assert_plays(&looks, true);
+    assert_eq!(looks[0].loads, 1, "the page was never loaded again");
+    viewer.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_resolution_plays_on_without_a_reload() {
+    let rig = Rig::start().await;
+    let url = rig.publish_url("show").await;
+    let encoder = Encoder::default().publish(&url);
+    rig.multivariant("show").await;
+    let mut viewer = Viewer::open(&page(&rig), &[]);
+    viewer.until("it plays", |look| look.state == "playing" && look.size == (640, 360)).await;
+    encoder.kill().await;
+    let _encoder = Encoder { size: "320x180", ..Encoder::default() }.publish(&url);
+    let look = viewer.until("the new size", |look| look.state == "playing" && look.size == (320, 180)).await;
+    assert_eq!(look.loads, 1);
+    viewer.watch(Duration::from_secs(1)).await;
+    assert_plays(&viewer.watch(Duration::from_secs(3)).await, true);
+    viewer.close().await;
+}

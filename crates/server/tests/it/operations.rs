@@ -1,0 +1,94 @@
+//! Operations: API, metrics, health, the command line, configuration.
+
+use std::path::Path;
+use std::process::Command;
+
+use testkit::http::{get, request};
+
+use crate::rig::{Encoder, Rig};
+
+fn throughline(arguments: &[&str]) -> (bool, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_throughline")).args(arguments).output().expect("starts");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_makes_lists_and_revokes_keys_with_and_without_a_server() {
+    let mut rig = Rig::start().await;
+    let state = rig.state.to_str().expect("plain").to_owned();
+    let with_server = throughline(&["key", "create", "show", "--state", &state]);
+    assert!(with_server.0 && with_server.1.trim().len() == 32 && with_server.1.lines().count() == 1, "{with_server:?}");
+    let second = throughline(&["serve", "--state", &state, "--http", "off", "--rtmp", "off", "--ops", "off"]);
+    assert!(!second.0 && second.2.contains("another server uses the state directory"), "{}", second.2);
+    let table = throughline(&["status", "--state", &state]);
+    assert!(table.0 && table.1.contains("no streams"), "{table:?}");
+    rig.stop().await;
+
+    let without = throughline(&["key", "create", "show", "--state", &state]);
+    assert!(without.0 && without.1.trim() != with_server.1.trim());
+    let list = throughline(&["key", "list", "--state", &state]).1;
+    assert_eq!(list.lines().count(), 3, "{list}");
+    assert!(!list.contains(without.1.trim()), "secrets are not listed");
+    let id = list.lines().last().and_then(|line| line.split(' ').next()).expect("an id").to_owned();
+    assert!(throughline(&["key", "revoke", &id, "--state", &state]).0);
+    let again = throughline(&["key", "revoke", &id, "--state", &state]);
+    assert!(!again.0 && again.2.contains("there is no key"), "{}", again.2);
+    assert!(!throughline(&["key", "create", "../x", "--state", &state]).0, "no stream name");
+    assert!(throughline(&["status", "--state", &state]).2.contains("no server runs"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_wants_the_token_and_shows_streams_and_health() {
+    let rig = Rig::start().await;
+    let token = rig.server.as_ref().expect("runs").first_token().expect("first start").to_owned();
+    let ops = rig.addresses.ops.expect("listens");
+    assert_eq!(get(ops, "/healthz").await.status, 200);
+    assert_eq!(get(ops, "/readyz").await.status, 200);
+    assert_eq!(get(ops, "/api/v1/streams").await.status, 401);
+    assert_eq!(request(ops, "GET", "/api/v1/streams", &[("authorization", "Bearer guess")]).await.status, 403);
+    let bearer = format!("Bearer {token}");
+    let with = [("authorization", bearer.as_str())];
+    assert_eq!(request(ops, "GET", "/api/v1/streams", &with).await.text(), "[]");
+    assert_eq!(request(ops, "GET", "/api/v1/streams/nothing", &with).await.status, 404);
+
+    let _encoder = Encoder::default().publish(&rig.publish_url("show").await);
+    rig.multivariant("show").await;
+    let streams: serde_json::Value =
+        serde_json::from_str(request(ops, "GET", "/api/v1/streams", &with).await.text()).expect("JSON");
+    assert_eq!(streams[0]["name"], "show");
+    assert!(streams[0]["publisher"]["encoder"].as_str().is_some_and(|name| name.contains("Lavf")), "{streams}");
+    let metrics = get(ops, "/metrics").await;
+    for name in [
+        "throughline_ingest_sessions_opened_total{protocol=\"rtmp\"}",
+        "throughline_ingest_received_bytes_total",
+        "throughline_hls_parts_total",
+        "throughline_http_requests_total{class=\"multivariant\",status=\"200\"}",
+        "throughline_stream_live{stream=\"show\"} 1",
+        "throughline_process_resident_bytes",
+    ] {
+        assert!(metrics.text().contains(name), "{name} in\n{}", metrics.text());
+    }
+    let text = metrics.text().to_owned();
+    assert!(text.ends_with("# EOF\n"), "OpenMetrics");
+}
+
+#[test]
+fn the_openapi_description_is_the_committed_one() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(committed, control::openapi_json(), "run: throughline openapi > docs/openapi.json");
+}
+
+#[test]
+fn config_check_prints_the_effective_configuration_or_the_mistake_with_its_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("throughline.toml");
+    let name = path.to_str().expect("plain");
+    std::fs::write(&path, "[hls]\npart_target_ms = 500\n").expect("writes");
+    let (success, out, _) = throughline(&["config", "check", "--config", name]);
+    assert!(success && out.contains("part_target_ms = 500") && out.contains("segment_target_ms = 2000"), "{out}");
+    std::fs::write(&path, "[hls]\npart_target = 500\n").expect("writes");
+    let (success, _, errors) = throughline(&["config", "check", "--config", name]);
+    assert!(!success && errors.contains("line 2, column 1") && errors.contains("part_target_ms"), "{errors}");
+}

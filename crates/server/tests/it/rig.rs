@@ -1,0 +1,278 @@
+//! A server on free ports with a state directory of its own, and what tests do with it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use control::Store;
+use server::config::{Config, ConfigFile, Listen};
+use server::{Addresses, LocalClient, Server};
+use tempfile::TempDir;
+use testkit::http;
+use testkit::playlist::Playlist;
+use testkit::programs::{Ffmpeg, Program};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// How long anything may take that has no limit of its own.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Encoders and browsers are heavy, and the machine has two cores: one test at a time has them.
+static HEAVY: Semaphore = Semaphore::const_new(1);
+
+pub(crate) struct Rig {
+    pub(crate) server: Option<Server>,
+    pub(crate) addresses: Addresses,
+    pub(crate) state: PathBuf,
+    _folder: TempDir,
+    _turn: SemaphorePermit<'static>,
+}
+
+fn config(state: &Path, addresses: &Addresses, change: impl FnOnce(&mut ConfigFile)) -> Config {
+    let at =
+        |known: Option<SocketAddr>| Some(Listen::At(known.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)))));
+    let mut file = ConfigFile { state: Some(state.into()), ..ConfigFile::default() };
+    file.listen.http = at(addresses.http);
+    file.listen.https = at(addresses.https);
+    file.listen.rtmp = at(addresses.rtmp);
+    file.listen.rtmps = at(addresses.rtmps);
+    file.listen.ops = at(addresses.ops);
+    change(&mut file);
+    Config::try_from(file).expect("a usable configuration")
+}
+
+impl Rig {
+    pub(crate) async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut ConfigFile)) -> Self {
+        let turn = HEAVY.acquire().await.expect("never closed");
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = folder.path().join("state");
+        let server = Server::start(config(&state, &Addresses::default(), change)).await.expect("starts");
+        let addresses = server.addresses().clone();
+        Self { server: Some(server), addresses, state, _folder: folder, _turn: turn }
+    }
+
+    /// Stops as SIGTERM does.
+    pub(crate) async fn stop(&mut self) {
+        self.server.take().expect("runs").stop().await;
+    }
+
+    /// Starts again on the same addresses and state.
+    pub(crate) async fn start_again(&mut self) {
+        let server = Server::start(config(&self.state, &self.addresses, |_| {})).await.expect("starts again");
+        self.server = Some(server);
+    }
+
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.addresses.http.expect("listens")
+    }
+
+    pub(crate) fn rtmp(&self) -> SocketAddr {
+        self.addresses.rtmp.expect("listens")
+    }
+
+    /// A key for a stream, made as the command line makes it.
+    pub(crate) async fn key(&self, stream: &str) -> String {
+        let client = LocalClient::connect(&self.state).await.expect("the server runs");
+        let body = format!("{{\"stream\":\"{stream}\"}}");
+        let view: control::KeyView = client.call(hyper::Method::POST, "/api/v1/keys", body).await.expect("made");
+        view.key.expect("shown once")
+    }
+
+    pub(crate) async fn publish_url(&self, stream: &str) -> String {
+        format!("rtmp://{}/live/{}", self.rtmp(), self.key(stream).await)
+    }
+
+    /// The API's answer, through the socket in the state directory.
+    pub(crate) async fn api(&self, path: &str) -> serde_json::Value {
+        let client = LocalClient::connect(&self.state).await.expect("the server runs");
+        client.call(hyper::Method::GET, path, String::new()).await.expect("answers")
+    }
+
+    /// Waits until the multivariant playlist is there.
+    pub(crate) async fn multivariant(&self, stream: &str) -> String {
+        let path = format!("/live/{stream}/index.m3u8");
+        eventually("the stream is there", || async {
+            let answer = http::get(self.http(), &path).await;
+            (answer.status == 200).then(|| answer.text().to_owned())
+        })
+        .await
+    }
+
+    /// The path of a media playlist.
+    pub(crate) async fn playlist_path(&self, stream: &str, track: &str) -> String {
+        let text = self.multivariant(stream).await;
+        let line = text.lines().find_map(|line| {
+            let start = line.find(|letter: char| letter != '#').filter(|_| !line.starts_with('#'));
+            start.map(|_| line.to_owned())
+        });
+        let directory = line.expect("names a playlist").split('/').next().expect("a directory").to_owned();
+        format!("/live/{stream}/{directory}/{track}.m3u8")
+    }
+
+    pub(crate) async fn playlist(&self, path: &str) -> Playlist {
+        let answer = http::get(self.http(), path).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        Playlist::parse(answer.text())
+    }
+
+    /// Waits until a playlist satisfies a condition.
+    pub(crate) async fn playlist_when(&self, path: &str, what: &str, holds: impl Fn(&Playlist) -> bool) -> Playlist {
+        eventually(what, || async {
+            let playlist = self.playlist(path).await;
+            holds(&playlist).then_some(playlist)
+        })
+        .await
+    }
+}
+
+/// Tries until there is a result; fails with `what` after a while.
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut attempt: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(result) = attempt().await {
+            return result;
+        }
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// An encoder with a test picture and a tone.
+pub(crate) struct Encoder {
+    pub(crate) ffmpeg: Ffmpeg,
+    pub(crate) size: &'static str,
+    pub(crate) video: Option<&'static str>,
+    pub(crate) audio: Option<&'static str>,
+    pub(crate) extra: &'static str,
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Self {
+            ffmpeg: Ffmpeg::Debian,
+            size: "640x360",
+            video: Some("libx264 -preset ultrafast -tune zerolatency -g 30 -pix_fmt yuv420p -b:v 600k"),
+            audio: Some("aac -b:a 96k"),
+            extra: "",
+        }
+    }
+}
+
+impl Encoder {
+    /// Starts to publish; it ends when dropped.
+    pub(crate) fn publish(&self, url: &str) -> Program {
+        let picture = format!("testsrc2=size={}:rate=30", self.size);
+        let mut arguments = vec!["-hide_banner", "-loglevel", "error", "-nostdin", "-re"];
+        if self.video.is_some() {
+            arguments.extend(["-f", "lavfi", "-i", &picture]);
+        }
+        if self.audio.is_some() {
+            arguments.extend(["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"]);
+        }
+        if let Some(video) = self.video {
+            arguments.push("-c:v");
+            arguments.extend(video.split(' '));
+        }
+        if let Some(audio) = self.audio {
+            arguments.push("-c:a");
+            arguments.extend(audio.split(' '));
+        }
+        arguments.extend(self.extra.split(' ').filter(|word| !word.is_empty()));
+        arguments.extend(["-t", "120", "-f", "flv", url]);
+        Program::start(self.ffmpeg.path(), arguments)
+    }
+}
+
+/// What a viewer sees at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Look {
+    pub(crate) millis: u64,
+    pub(crate) state: String,
+    pub(crate) latency: Option<f64>,
+    pub(crate) time: f64,
+    pub(crate) frames: u64,
+    pub(crate) audio_bytes: u64,
+    pub(crate) size: (u64, u64),
+    pub(crate) muted: bool,
+    pub(crate) can_tap: bool,
+    pub(crate) loads: u64,
+    pub(crate) text: String,
+}
+
+/// A browser that watches a page.
+pub(crate) struct Viewer {
+    child: Child,
+    lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
+}
+
+impl Viewer {
+    pub(crate) fn open(url: &str, options: &[&str]) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testkit/tools/watch.mjs");
+        let mut command = Command::new("node");
+        command.arg(script).args(["--url", url, "--seconds", "90"]).args(options);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
+        let mut child = command.spawn().expect("node is there");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        Self { child, lines }
+    }
+
+    /// What is seen next.
+    pub(crate) async fn look(&mut self) -> Look {
+        let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await.expect("the browser answers");
+        let line = line.expect("readable").expect("the browser runs");
+        let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_ne!(value["done"], true, "the browser ended: {value}");
+        let number = |name: &str| value[name].as_u64().unwrap_or(0);
+        Look {
+            millis: number("t"),
+            state: value["state"].as_str().unwrap_or_default().into(),
+            latency: value["latency"].as_f64(),
+            time: value["time"].as_f64().unwrap_or(0.0),
+            frames: number("frames"),
+            audio_bytes: number("audioBytes"),
+            size: (number("width"), number("height")),
+            muted: value["muted"] == true,
+            can_tap: value["canTap"] == true,
+            loads: number("loads"),
+            text: value["text"].as_str().unwrap_or_default().into(),
+        }
+    }
+
+    /// Looks until a condition holds.
+    pub(crate) async fn until(&mut self, what: &str, holds: impl Fn(&Look) -> bool) -> Look {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let look = self.look().await;
+            if holds(&look) {
+                return look;
+            }
+            assert!(Instant::now() < deadline, "not seen in time: {what}; last: {look:?}");
+        }
+    }
+
+    /// Everything that is seen for a while.
+    pub(crate) async fn watch(&mut self, duration: Duration) -> Vec<Look> {
+        let deadline = Instant::now() + duration;
+        let mut looks = Vec::new();
+        while Instant::now() < deadline {
+            looks.push(self.look().await);
+        }
+        looks
+    }
+
+    pub(crate) async fn close(mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.kill().await;
+    }
+}
+
+/// Opens the store of a stopped server.
+pub(crate) fn store(state: &Path) -> Store {
+    Store::open(state).expect("opens")
+}
