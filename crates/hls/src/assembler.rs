@@ -145,13 +145,16 @@ impl Assembler {
     /// The held unit ends, and nobody knows what follows: as long as the one before, or as its codec says.
     /// Returns where it ends.
     pub(crate) fn release_alone(&mut self) -> Option<i64> {
-        let held = self.held.as_ref()?;
-        let usual =
-            if self.last_duration > 0 { self.last_duration } else { i64::from(self.config.timescale().hz()) / 30 };
-        let nominal = held.unit.duration.map_or(usual, i64::from);
-        let until = held.decode_time + nominal;
+        let until = self.held.as_ref()?.decode_time + self.nominal_duration();
         self.release(until);
         Some(until)
+    }
+
+    /// How long the held unit lasts as far as anybody knows.
+    pub(crate) fn nominal_duration(&self) -> i64 {
+        let guess =
+            if self.last_duration > 0 { self.last_duration } else { i64::from(self.config.timescale().hz()) / 30 };
+        self.held.as_ref().and_then(|held| held.unit.duration).map_or(guess, i64::from)
     }
 
     /// Holds the next unit.

@@ -140,7 +140,9 @@ pub struct Packager {
     /// Sound leads because the picture is missing; the open video segment has nothing in it.
     is_blind: bool,
     frame_rate: Option<FrameRate>,
+    /// When the last unit of the leading track arrived, and where it lies.
     last_arrival_utc: i64,
+    last_position: i64,
     is_ended: bool,
 }
 
@@ -166,6 +168,7 @@ impl Packager {
             is_blind: false,
             frame_rate: None,
             last_arrival_utc: 0,
+            last_position: 0,
             is_ended: false,
         }
     }
@@ -257,7 +260,10 @@ impl Packager {
         let Some(track) = self.track(unit.track) else { return };
         let scale = track.assembler.config().timescale();
         self.utc.observe(scale.nanos(unit.dts.0), arrival_utc_nanos);
-        self.last_arrival_utc = arrival_utc_nanos;
+        if unit.track == TrackKind::Video || self.video.is_none() {
+            self.last_arrival_utc = arrival_utc_nanos;
+            self.last_position = scale.rescale(unit.pts.0, Timescale::VIDEO);
+        }
         match unit.track {
             TrackKind::Video => self.on_video(unit),
             TrackKind::Audio if self.video.is_none() => self.on_audio_alone(unit),
@@ -281,9 +287,8 @@ impl Packager {
         if let Flow::Lost { gap_at_utc } = self.flow
             && utc_nanos >= gap_at_utc
         {
-            let end = self.close_all();
-            let end_utc = self.utc.utc(Timescale::VIDEO.nanos(end));
-            self.flow = Flow::Gap { until: end, until_utc: end_utc };
+            let until = self.close_all();
+            self.flow = Flow::Gap { until, until_utc: self.expected_utc(until) };
         }
         let cell = Timescale::VIDEO.ticks(self.config.segment_target);
         let cell_nanos = Timescale::VIDEO.nanos(cell);
@@ -321,6 +326,12 @@ impl Packager {
         }
     }
 
+    /// When a unit at `position` (video ticks) would arrive, going by the last one: what is published as missing must not
+    /// run ahead of a source that was late all the time.
+    fn expected_utc(&self, position: i64) -> i64 {
+        self.last_arrival_utc.saturating_add(Timescale::VIDEO.nanos(position.saturating_sub(self.last_position)))
+    }
+
     fn next_number_used(&self) -> bool {
         [&self.video, &self.audio]
             .into_iter()
@@ -340,7 +351,7 @@ impl Packager {
             let hole = ticks(nominal - held);
             if hole >= Timescale::VIDEO.ticks(self.config.segment_target) && usual > 0 && hole > 3 * usual {
                 let until = self.close_all();
-                self.flow = Flow::Gap { until, until_utc: self.utc.utc(Timescale::VIDEO.nanos(until)) };
+                self.flow = Flow::Gap { until, until_utc: self.expected_utc(until) };
             } else if self.segmenter.is_full(ticks(nominal), 0) && unit.track == TrackKind::Video {
                 self.end_segment_at(held); // a slow picture: it begins a segment of its own
             }
@@ -486,6 +497,11 @@ impl Packager {
         let wait = i64::from(scale.hz()) * AUDIO_WAIT_MS / 1000;
         while let Some(front) = self.queue.front() {
             let at = scale.rescale(front.pts.0, Timescale::VIDEO);
+            let ended = self.audio.as_ref().and_then(|audio| audio.end);
+            if matches!(self.flow, Flow::Gap { .. }) && ended.is_some_and(|end| front.pts.0 < end) {
+                self.queue.pop_front(); // it lies in what was published, perhaps as a gap
+                continue;
+            }
             let span = self.queue.back().map_or(0, |back| back.pts - front.pts);
             if !all && passed.is_none_or(|passed| at >= passed) {
                 if span <= wait && self.queue.len() <= AUDIO_QUEUE_MAX {
@@ -510,7 +526,7 @@ impl Packager {
         if self.video.is_some() && held.is_some_and(|held| unit.dts.0 - held > patience) {
             // A hole in the sound that nobody filled: the picture has it too, and ends it.
             let end = self.close_all();
-            self.flow = Flow::Gap { until: end, until_utc: self.utc.utc(Timescale::VIDEO.nanos(end)) };
+            self.flow = Flow::Gap { until: end, until_utc: self.expected_utc(end) };
         }
         let Some(audio) = self.audio.as_mut().filter(|audio| !audio.is_closed()) else { return };
         audio.release(unit.dts.0, &mut self.shared);
@@ -539,7 +555,8 @@ impl Packager {
         let until = video_end.map(|end| Timescale::VIDEO.rescale(end, scale)).filter(|_| self.cuts.is_empty());
         let audio_end = self.audio.as_mut().and_then(|audio| {
             if let Some((until, held)) = until.zip(audio.assembler.held_start()).filter(|(until, held)| until > held) {
-                audio.release(until.max(held + 1), &mut self.shared);
+                let until = until.max(held + audio.assembler.nominal_duration());
+                audio.release(until, &mut self.shared);
                 audio.finish_segment(until, &mut self.shared);
             }
             audio.close(&mut self.shared)

@@ -11,6 +11,9 @@ use crate::utc::format_utc;
 
 /// Most bytes that are held for one rendition, whatever the window says: 66 s at 200 Mbit/s.
 const HELD_BYTES_MAX: usize = 1650 << 20;
+/// Segments at the live edge that list their parts. Three target durations (LL-06) are the limit; some readers count
+/// segments instead, and players need no more than lies behind PART-HOLD-BACK.
+const PART_SEGMENTS: usize = 3;
 /// Nanoseconds of a second.
 const SECOND: i64 = 1_000_000_000;
 
@@ -398,7 +401,9 @@ impl MediaPlaylist {
         let mut from_end = self.listed_nanos();
         let mut init: Option<&Arc<InitSegment>> = None;
         for (index, segment) in self.segments.iter().enumerate() {
-            let lists_parts = from_end <= 3 * target * SECOND && !self.is_ended; // LL-06
+            let is_near =
+                index + PART_SEGMENTS >= self.segments.len() || from_end <= 3 * self.targets.part_hold_back_nanos;
+            let lists_parts = is_near && from_end <= 3 * target * SECOND && !self.is_ended; // LL-06
             from_end -= segment.duration;
             let needs_map = init != Some(&segment.init) || segment.is_discontinuity;
             init = Some(&segment.init);

@@ -122,3 +122,33 @@ fn a_day_of_60_frame_gops_at_29_97_and_100_ppm_stays_on_the_clock() {
     assert!((now_ms - end(&video)).abs() < 300, "video is {} ms off", now_ms - end(&video));
     assert!((end(&video) - end(&audio)).abs() < 300, "sound is {} ms off", end(&video) - end(&audio));
 }
+
+#[test]
+fn a_source_that_returns_after_seconds_finds_gaps_that_end_where_it_begins() {
+    for away in [2500, 4200, 7100] {
+        let mut world = World::new(PackagerConfig::default());
+        let source = Source { numerator: 30, denominator: 1, gop: 30, ppm: 0, b_frames: false };
+        world.connect(Some(&fixture(30, 1)), Some(48_000));
+        run(&mut world, &source, 0, 150, 48_000);
+        world.disconnect();
+        world.pass(Duration::from_millis(away));
+        world.connect(Some(&fixture(30, 1)), Some(48_000));
+        for frame in 0..90 {
+            world.video(frame * 33, 0, frame % 30 == 0);
+            world.audio(frame * 33);
+            world.pass(Duration::from_millis(33));
+        }
+
+        assert!(world.broken.is_empty(), "{away}: {:#?}", world.broken);
+        for track in [TrackKind::Video, TrackKind::Audio] {
+            let playlist = world.playlist(track).expect("published");
+            assert!(playlist.segments.iter().any(|segment| segment.gap), "{away}: gaps");
+            for pair in playlist.segments.windows(2) {
+                assert!(!pair[1].discontinuity, "{away}: {pair:#?}");
+                let length = i64::try_from(Duration::from_secs_f64(pair[0].length()).as_millis()).expect("short");
+                let (start, next) = (pair[0].date_ms.expect("dated"), pair[1].date_ms.expect("dated"));
+                assert!((start + length - next).abs() < 50, "{away}: {pair:#?}");
+            }
+        }
+    }
+}
