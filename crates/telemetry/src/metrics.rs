@@ -247,3 +247,47 @@ impl Metrics {
         self.http_requests.get_or_create(&HttpLabels { class, status }).inc();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::path::Path;
+
+    use super::*;
+
+    /// `docs/metrics.md` as it follows from the declarations above. Figures of streams and of the process are read at a
+    /// scrape and stand in the part that is written by hand.
+    fn document() -> String {
+        let mut registry = Registry::with_prefix("throughline");
+        let metrics = Metrics::register(&mut registry);
+        metrics.session_opened(Protocol::rtmp);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("to memory");
+        let mut out = String::from(
+            "| metric | type | meaning |\n| --- | --- | --- |\n",
+        );
+        let mut help = "";
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                help = rest.split_once(' ').map_or("", |(_, help)| help.trim_end_matches('.'));
+            } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+                let suffix = if kind == "counter" { "_total" } else { "" };
+                writeln!(out, "| `{name}{suffix}` | {kind} | {help} |").expect("to memory");
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn the_document_lists_every_metric() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        let (before, after) = committed.split_once("<!-- generated -->\n").expect("the mark is there");
+        let expected = format!("{before}<!-- generated -->\n{}", document());
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&path, expected).expect("writes");
+        } else {
+            assert_eq!(after, document(), "run: UPDATE_DOCS=1 cargo test -p throughline-telemetry");
+        }
+    }
+}

@@ -38,23 +38,12 @@ const began = Date.now();
 await page.goto(options.url);
 const look = () => {
   const video = document.querySelector('video');
-  if (video?.mozCaptureStream && video.readyState >= 3 && !window.heard) {
-    // Firefox counts no decoded sound: it is listened to instead.
-    const context = new AudioContext();
-    const analyser = context.createAnalyser();
-    context.createMediaStreamSource(video.mozCaptureStream()).connect(analyser);
-    window.heard = { analyser, samples: new Float32Array(analyser.fftSize), count: 0 };
-  }
-  if (window.heard) {
-    window.heard.analyser.getFloatTimeDomainData(window.heard.samples);
-    if (window.heard.samples.some((sample) => Math.abs(sample) > 0.01)) window.heard.count += 1;
-  }
   const root = document.querySelector('.player');
   const quality = video?.getVideoPlaybackQuality?.();
   return {
     state: root?.dataset.state ?? '', latency: root?.dataset.latency ? Number(root.dataset.latency) : null,
     time: video?.currentTime ?? 0, frames: quality?.totalVideoFrames ?? 0, dropped: quality?.droppedVideoFrames ?? 0,
-    audioBytes: video?.webkitAudioDecodedByteCount ?? window.heard?.count ?? 0, width: video?.videoWidth ?? 0, height: video?.videoHeight ?? 0,
+    audioBytes: video?.webkitAudioDecodedByteCount ?? (video?.mozHasAudio ? 1 : 0), width: video?.videoWidth ?? 0, height: video?.videoHeight ?? 0,
     muted: video?.muted ?? false, paused: video?.paused ?? true, ready: video?.readyState ?? 0, error: video?.error?.message ?? null,
     buffered: video && video.buffered.length ? video.buffered.end(video.buffered.length - 1) - video.currentTime : 0, text: document.querySelector('.message')?.innerText ?? '',
     canTap: !!document.querySelector('.tap'),

@@ -87,7 +87,9 @@ async fn hevc_plays_in_firefox() {
     viewer.until("it plays", |look| look.state == "playing").await;
     viewer.watch(Duration::from_secs(2)).await;
     let looks = viewer.watch(Duration::from_secs(4)).await;
-    assert_plays(&looks, true);
+    // Firefox counts no decoded sound and hears nothing without a device: it tells only that there is some.
+    assert_plays(&looks, false);
+    assert!(looks.iter().all(|look| look.audio_bytes == 1), "it has sound");
     assert_eq!(looks[0].size, (320, 180));
     viewer.close().await;
 }
