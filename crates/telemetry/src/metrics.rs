@@ -260,7 +260,13 @@ mod tests {
     fn document() -> String {
         let mut registry = Registry::with_prefix("throughline");
         let metrics = Metrics::register(&mut registry);
+        // A family without a member is not written.
         metrics.session_opened(Protocol::rtmp);
+        metrics.session_closed(Protocol::rtmp, CloseReason::peer);
+        metrics.received_bytes(Protocol::rtmp);
+        metrics.rejected(RejectReason::busy);
+        metrics.repaired(RepairKind::jump, 1);
+        metrics.http_request(HttpClass::page, 200);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("to memory");
         let mut out = String::from(

@@ -62,6 +62,7 @@ while (Date.now() < end && !stopped) {
   if (options.tap && Date.now() - began > 1000 * options.tap) { await page.click('.surface'); options.tap = ''; }
   await new Promise((resolve) => setTimeout(resolve, 100));
 }
+if (options.shot) { await page.mouse.move(300, 300); await page.mouse.move(320, 320); await new Promise((resolve) => setTimeout(resolve, 500)); }
 if (options.menu) await page.click('button[aria-label="Quality"]').catch(() => {});
 if (options.shot) await page.screenshot({ path: options.shot });
 console.log(JSON.stringify({ done: true, errors }));
