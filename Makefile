@@ -2,7 +2,7 @@
 CARGO = cargo
 LOCKED = --locked
 
-.PHONY: run test check unit e2e fix fuzz bench soak web
+.PHONY: run test check fix fuzz web
 
 # The server with a demo source; prints the page to open.
 run:
@@ -14,6 +14,7 @@ run:
 test: check
 	@$(CARGO) xtask setup test
 	$(CARGO) test $(LOCKED) --workspace
+	@$(MAKE) --no-print-directory fuzz
 
 # Format, lints, documentation, direction of dependencies, citations.
 check:
@@ -33,3 +34,12 @@ fix:
 web:
 	cd web && npm ci --no-audit --no-fund && npm run build
 	$(CARGO) xtask web-hash write
+
+# Every fuzz target for FUZZ_SECONDS; crashes become unit tests. Needs no nightly.
+FUZZ_SECONDS = 10
+fuzz:
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --quiet --locked cargo-fuzz@0.13.2
+	@$(CARGO) fuzz build --sanitizer none 2>/dev/null || $(CARGO) fuzz build --sanitizer none
+	@for target in $$($(CARGO) fuzz list); do echo "fuzz $$target, $(FUZZ_SECONDS) s"; \
+	  $(CARGO) fuzz run --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=20000 > target/fuzz.log 2>&1 \
+	    || { tail -40 target/fuzz.log; exit 1; }; done
