@@ -13,9 +13,9 @@ pub(crate) fn check() -> anyhow::Result<()> {
     for path in files(&root().join("crates"), ".rs") {
         for line in std::fs::read_to_string(&path)?.lines() {
             if let Some((_, cite)) = line.split_once("spec: ") {
-                let document = cite.split(['§', ':', ',']).next().unwrap_or_default().trim();
-                let document =
-                    document.trim_end_matches(" annex A").trim_end_matches(" annex E.3").trim_end_matches(" table 7-1");
+                let document = cite.split(['§', ':', ',']).next().unwrap_or_default();
+                let document = document.split(" table ").next().unwrap_or_default();
+                let document = document.split(" annex ").next().unwrap_or_default().trim();
                 *cites.entry(document.to_owned()).or_default() += 1;
             }
         }

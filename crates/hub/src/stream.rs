@@ -125,7 +125,7 @@ pub struct Stream {
     head: watch::Sender<u64>,
 }
 
-/// What [`Stream::tick`] saw happen.
+/// What [`crate::Hub::tick`] saw happen to a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamEvent {
     /// The source is silent.

@@ -269,9 +269,7 @@ mod tests {
         metrics.http_request(HttpClass::page, 200);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("to memory");
-        let mut out = String::from(
-            "| metric | type | meaning |\n| --- | --- | --- |\n",
-        );
+        let mut out = String::from("| metric | type | meaning |\n| --- | --- | --- |\n");
         let mut help = "";
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# HELP ") {
