@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 
 use crate::channel::{Answer, Rendered};
 use crate::guard::RateGuard;
-use crate::reply::{Caching, Reply, Slices};
+use crate::reply::{Bodies, Caching, Reply, Slices};
 use crate::{Delivery, pages};
 
 const PLAYLIST_TYPE: &str = "application/vnd.apple.mpegurl";
@@ -33,6 +33,8 @@ const HEADER_BYTES_MAX: usize = 16 << 10;
 const STREAMS_MAX: u32 = 64;
 /// Time for a TLS handshake.
 const TLS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a connection looks whether a body is overdue.
+const OVERDUE_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause after `accept` failed.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// After a 503, come back in this time.
@@ -91,10 +93,15 @@ impl Delivery {
 
     async fn serve_connection(&self, socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let inner = &self.inner;
-        let delivery = self.clone();
+        let bodies = Arc::new(Bodies::default());
+        let (delivery, watched) = (self.clone(), Arc::clone(&bodies));
         let service = service_fn(move |request| {
-            let delivery = delivery.clone();
-            async move { Ok::<_, Infallible>(delivery.respond(request).await) }
+            let (delivery, watched) = (delivery.clone(), Arc::clone(&watched));
+            async move {
+                let rate = delivery.inner.config.read_rate_min_bytes_per_second;
+                let response = delivery.respond(request).await;
+                Ok::<_, Infallible>(response.map(|body| body.watched(&watched, rate)))
+            }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES_MAX);
@@ -106,11 +113,24 @@ impl Delivery {
             .keep_alive_interval(Duration::from_secs(20));
         let connection = builder.serve_connection(TokioIo::new(socket), service);
         let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            ended = connection.as_mut() => if let Err(error) = ended { debug!(%error, "connection ended") },
-            () = inner.shutdown.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
+        let mut looks = tokio::time::interval(OVERDUE_INTERVAL);
+        let mut stopping = false;
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        debug!(%error, "connection ended");
+                    }
+                    return;
+                }
+                () = inner.shutdown.cancelled(), if !stopping => {
+                    stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                _ = looks.tick() => if bodies.is_overdue() {
+                    inner.metrics.http_slow_readers.inc();
+                    return;
+                },
             }
         }
     }

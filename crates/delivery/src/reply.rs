@@ -1,27 +1,39 @@
 //! Responses: bodies that are lists of slices, caching, ranges, conditions.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
+use parking_lot::Mutex;
 
 /// A body of slices that are never joined.
 #[derive(Debug, Default)]
 pub(crate) struct Slices {
-    slices: VecDeque<Bytes>,
+    queue: VecDeque<Bytes>,
     left: u64,
+    /// Kept while the body is on its way.
+    ticket: Option<Ticket>,
 }
 
 impl Slices {
     pub(crate) fn new(slices: impl IntoIterator<Item = Bytes>) -> Self {
-        let slices: VecDeque<Bytes> = slices.into_iter().collect();
-        let left = slices.iter().map(|slice| slice.len() as u64).sum();
-        Self { slices, left }
+        let queue: VecDeque<Bytes> = slices.into_iter().collect();
+        let left = queue.iter().map(|slice| slice.len() as u64).sum();
+        Self { queue, left, ticket: None }
+    }
+
+    /// The connection is told when this body should be through.
+    pub(crate) fn watched(mut self, bodies: &Arc<Bodies>, bytes_per_second: u64) -> Self {
+        self.ticket = (self.left > 0).then(|| bodies.enter(self.left, bytes_per_second));
+        self
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -31,7 +43,7 @@ impl Slices {
     /// The bytes from `start` to `end`, the latter not included.
     fn range(self, start: u64, end: u64) -> Self {
         let mut position = 0;
-        let cut = self.slices.into_iter().filter_map(|slice| {
+        let cut = self.queue.into_iter().filter_map(|slice| {
             let (from, to) = (position, position + slice.len() as u64);
             position = to;
             let (from_cut, to_cut) = (start.clamp(from, to), end.clamp(from, to));
@@ -47,17 +59,56 @@ impl Body for Slices {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let next = self.slices.pop_front();
+        let next = self.queue.pop_front();
         self.left -= next.as_ref().map_or(0, |slice| slice.len() as u64);
         Poll::Ready(next.map(|slice| Ok(Frame::data(slice))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.slices.is_empty()
+        self.queue.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
+    }
+}
+
+/// Time a body has beyond what the slowest reader that is tolerated needs.
+const BODY_GRACE: Duration = Duration::from_secs(20);
+
+/// The bodies that are on their way on one connection. HTTP/2 lets a peer hold a body back without a byte waiting in the
+/// socket; this bounds how long it may keep the media alive.
+#[derive(Debug, Default)]
+pub(crate) struct Bodies {
+    open: Mutex<BTreeMap<u64, Instant>>,
+    next: AtomicU64,
+}
+
+/// A body's place among those of its connection.
+#[derive(Debug)]
+struct Ticket {
+    bodies: Arc<Bodies>,
+    id: u64,
+}
+
+impl Bodies {
+    fn enter(self: &Arc<Self>, size: u64, bytes_per_second: u64) -> Ticket {
+        let needed = Duration::from_secs(size / bytes_per_second.max(1));
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.open.lock().insert(id, Instant::now() + BODY_GRACE + needed);
+        Ticket { bodies: Arc::clone(self), id }
+    }
+
+    /// Whether a body should have been through by now.
+    pub(crate) fn is_overdue(&self) -> bool {
+        let now = Instant::now();
+        self.open.lock().values().any(|deadline| *deadline < now)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.bodies.open.lock().remove(&self.id);
     }
 }
 
@@ -244,10 +295,22 @@ mod tests {
     }
 
     #[test]
+    fn a_body_is_watched_until_it_is_gone() {
+        let bodies = Arc::new(Bodies::default());
+        let body = Slices::new([Bytes::from_static(b"media")]).watched(&bodies, 1000);
+        assert_eq!(bodies.open.lock().len(), 1);
+        assert!(!bodies.is_overdue());
+        bodies.open.lock().values_mut().for_each(|deadline| *deadline = Instant::now() - Duration::from_secs(1));
+        assert!(bodies.is_overdue());
+        drop(body);
+        assert!(!bodies.is_overdue());
+    }
+
+    #[test]
     fn a_range_spans_slices_without_joining_them() {
         let body = Slices::new([Bytes::from_static(b"abc"), Bytes::from_static(b"def"), Bytes::from_static(b"ghi")]);
         let cut = body.range(2, 7);
-        assert_eq!(cut.slices, ["c", "def", "g"]);
+        assert_eq!(cut.queue, ["c", "def", "g"]);
         assert_eq!(cut.len(), 5);
     }
 }

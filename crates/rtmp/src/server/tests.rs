@@ -194,6 +194,7 @@ fn half_a_handshake_is_an_error_of_its_own() {
 #[test]
 fn a_deep_amf_message_ends_only_its_session() {
     let mut pair = Pair::new(Role::Publish, "live", "key");
+    pair.decide(Command::Accept);
     let deep: Vec<u8> = [&[2, 0, 1, b'x', 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &[10, 0, 0, 0, 1].repeat(70_000)].concat();
     let mut bytes = BytesMut::new();
     let head = crate::chunk::MessageHead { type_id: type_id::COMMAND_AMF0, stream_id: 0, timestamp: 0 };
@@ -204,4 +205,23 @@ fn a_deep_amf_message_ends_only_its_session() {
     assert!(matches!(outcome, Err(Error::PeerMisbehaved(Violation::Amf(_)))), "{outcome:?}");
     pair.run();
     assert!(pair.client_error.is_some(), "the client was told why");
+}
+
+#[test]
+fn what_an_encoder_sends_before_it_was_let_in_is_read_after() {
+    let mut pair = Pair::new(Role::Publish, "live", "key");
+    let mut bytes = BytesMut::new();
+    let mut writer = crate::chunk::ChunkWriter::new();
+    writer.set_chunk_size(60_000);
+    let head = crate::chunk::MessageHead { type_id: type_id::AUDIO, stream_id: 1, timestamp: 0 };
+    writer.write(&mut bytes, 4, &head, &[&[0xaf, 0, 0x11, 0x90]]);
+    pair.server.handle_input(pair.now, Input::Received(&bytes)).expect("kept");
+    pair.run();
+    assert!(!pair.server_events.iter().any(|event| matches!(event, Event::Media { .. })), "not before the verdict");
+
+    pair.decide(Command::Accept);
+    assert!(pair.server_events.iter().any(|event| matches!(event, Event::Media { .. })), "not lost");
+    let flood = vec![0; EARLY_BYTES_MAX + 1];
+    let mut pair = Pair::new(Role::Publish, "live", "key");
+    assert!(pair.server.handle_input(pair.now, Input::Received(&flood)).is_err(), "bounded");
 }
