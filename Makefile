@@ -2,7 +2,7 @@
 CARGO = cargo
 LOCKED = --locked
 
-.PHONY: run test check fix fuzz web
+.PHONY: run test check fix fuzz bench web
 
 # The server with a demo source; prints the page to open.
 run:
@@ -34,6 +34,12 @@ fix:
 web:
 	cd web && npm ci --no-audit --no-fund && npm run build
 	$(CARGO) xtask web-hash write
+
+# Delay, processor time and memory, beside a peer in the same run. Results: docs/benchmarks.md
+bench:
+	@$(CARGO) xtask setup test
+	@$(CARGO) build $(LOCKED) --release --quiet --package throughline-server
+	@$(CARGO) xtask bench
 
 # Every fuzz target for FUZZ_SECONDS; crashes become unit tests. Needs no nightly.
 FUZZ_SECONDS = 10

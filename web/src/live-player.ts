@@ -131,7 +131,7 @@ export class LivePlayer {
     hls.on(Events.MANIFEST_PARSED, () => {
       const label = (height: number, bits: number): string => (height ? `${height}p` : `${Math.round(bits / 1000)} kbit/s`);
       this.#set({ levels: hls.levels.map((level, index) => ({ index, label: label(level.height, level.bitrate) })) });
-      void this.video.play().catch(() => this.#playMuted());
+      this.#play();
     });
     hls.on(Events.LEVEL_UPDATED, (_, data) => {
       if (!data.details.live) this.#ended = true;
@@ -151,13 +151,20 @@ export class LivePlayer {
     this.video.src = this.url;
     this.video.addEventListener('error', () => this.#restart(), { once: true });
     this.video.addEventListener('ended', () => { this.#ended = true; }, { once: true });
-    void this.video.play().catch(() => this.#playMuted());
+    this.#play();
   }
 
-  /** The browser forbids sound before a tap. */
-  #playMuted(): void {
-    this.video.muted = true;
-    void this.video.play().catch(() => {});
+  /** Plays; without sound where the browser forbids it before a tap. */
+  #play(): void {
+    this.video.play().catch((error: DOMException) => {
+      if (this.#destroyed) return;
+      if (error.name === 'NotAllowedError') {
+        this.video.muted = true;
+        void this.video.play().catch(() => {});
+      } else if (error.name === 'AbortError') {
+        setTimeout(() => { if (!this.#destroyed && this.video.paused) this.#play(); }, 200); // a load came in between
+      }
+    });
   }
 
   #onError(data: ErrorData): void {

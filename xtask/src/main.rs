@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "this is the command line")]
 
 mod bar;
+mod bench;
 mod layers;
 mod run;
 mod setup;
@@ -57,8 +58,9 @@ fn run_command() -> anyhow::Result<()> {
         ["layers"] => layers::check(),
         ["specs"] => specs::check(),
         ["bar"] => bar::print(),
+        ["bench"] => bench::run(),
         ["web-hash"] => web::check(),
         ["web-hash", "write"] => web::write(),
-        _ => bail!("usage: cargo xtask setup run|setup test|run|layers|specs|bar|web-hash [write]"),
+        _ => bail!("usage: cargo xtask setup run|setup test|run|bench|layers|specs|bar|web-hash [write]"),
     }
 }

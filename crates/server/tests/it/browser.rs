@@ -15,7 +15,7 @@ fn assert_plays(looks: &[Look], with_sound: bool) {
     let (first, last) = (&looks[0], &looks[looks.len() - 1]);
     let seconds = f64::from(u32::try_from(last.millis - first.millis).expect("short")) / 1000.0;
     let frames = f64::from(u32::try_from(last.frames - first.frames).expect("few"));
-    assert!(frames > 15.0 * seconds, "{frames} frames in {seconds} s");
+    assert!(frames > 15.0 * seconds, "{frames} frames in {seconds} s: {first:?} to {last:?}");
     assert!((last.time - first.time) > 0.8 * seconds, "time went from {} to {} in {seconds} s", first.time, last.time);
     assert!(!with_sound || last.audio_bytes > first.audio_bytes, "sound is decoded");
     let away: Vec<&str> = looks.iter().map(|look| look.state.as_str()).filter(|state| *state != "playing").collect();
