@@ -9,7 +9,8 @@ use crate::root;
 
 /// Program to look for, and the Debian package that has it.
 const FOR_RUN: [(&str, &str); 1] = [("ffmpeg", "ffmpeg")];
-const FOR_TEST: [(&str, &str); 9] = [
+const FOR_TEST: [(&str, &str); 10] = [
+    ("curl", "curl"),
     ("ffmpeg", "ffmpeg"),
     ("ffprobe", "ffmpeg"),
     ("chromium", "chromium"),
@@ -50,7 +51,8 @@ fn missing(wanted: &[(&str, &'static str)]) -> Vec<&'static str> {
 
 fn has(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).exists())
+    let system = ["/usr/sbin", "/usr/local/sbin"].map(std::path::PathBuf::from);
+    std::env::split_paths(&path).chain(system).any(|folder| folder.join(program).exists())
 }
 
 /// Installs Debian packages, as root or through sudo.

@@ -30,6 +30,7 @@ if (options.browser === 'firefox') {
   browser = await chromium.launchPersistentContext(profile, { executablePath: '/usr/bin/chromium', headless: true, args, viewport, ignoreHTTPSErrors: true, hasTouch: !!options.touch, isMobile: !!options.touch, ...(options.gesture ? { ignoreDefaultArgs: ['--autoplay-policy=no-user-gesture-required'] } : {}) });
   page = await browser.newPage();
 }
+process.stdout.on('error', () => {}); // nobody listens any more
 const errors = [];
 let loads = 0;
 page.on('pageerror', (error) => errors.push(String(error.message ?? error)));
@@ -51,10 +52,13 @@ const look = () => {
 };
 let stopped = false;
 process.stdin.on('data', (data) => { if (String(data).includes('stop')) stopped = true; });
-process.stdin.unref?.();
+process.stdin.on('end', () => { stopped = true; }); // whoever started this is gone: the browser must not stay
+process.stdin.on('error', () => { stopped = true; });
+process.stdin.resume();
 const end = began + 1000 * options.seconds;
 while (Date.now() < end && !stopped) {
   try {
+    if (stopped) break;
     console.log(JSON.stringify({ t: Date.now() - began, loads, ...(await page.evaluate(look)) }));
   } catch (error) {
     errors.push(String(error).slice(0, 200));

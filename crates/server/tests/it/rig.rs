@@ -216,7 +216,8 @@ impl Viewer {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testkit/tools/watch.mjs");
         let mut command = Command::new("node");
         command.arg(script).args(["--url", url, "--seconds", "90"]).args(options);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
+        // Not killed when dropped: its standard input closes, and it ends its browser and itself.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut child = command.spawn().expect("node is there");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         Self { child, lines }
@@ -268,7 +269,8 @@ impl Viewer {
 
     pub(crate) async fn close(mut self) {
         drop(self.child.stdin.take());
-        let _ = self.child.kill().await;
+        while let Ok(Some(_)) = self.lines.next_line().await {}
+        let _ = self.child.wait().await;
     }
 }
 
