@@ -2,7 +2,7 @@
 CARGO = cargo
 LOCKED = --locked
 
-.PHONY: run test browsers check fix fuzz bench web
+.PHONY: run test check fix fuzz bench web
 
 # The server with a demo source; prints the page to open.
 run:
@@ -13,13 +13,8 @@ run:
 # Everything that must pass.
 test: check
 	@$(CARGO) xtask setup test
-	$(CARGO) test $(LOCKED) --workspace -- --skip browser::
+	$(CARGO) test $(LOCKED) --workspace
 	@$(MAKE) --no-print-directory fuzz
-
-# What viewers see in real browsers. Apart for now: at the start of a stream they still fail now and then (docs/ci.md).
-browsers:
-	@$(CARGO) xtask setup test
-	$(CARGO) test $(LOCKED) --package throughline-server --test it browser::
 
 # Format, lints, documentation, direction of dependencies, citations.
 check:

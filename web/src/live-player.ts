@@ -1,5 +1,6 @@
 // Plays one live stream and keeps playing: waits for it, reconnects, reloads. Knows nothing of the page around it.
 import Hls, { Events, ErrorTypes, type ErrorData } from 'hls.js';
+import { gaplessControllers } from './gapless-controllers';
 
 /** What the viewer should know. */
 export type State = 'connecting' | 'waiting' | 'playing' | 'reconnecting' | 'ended' | 'unsupported';
@@ -126,6 +127,7 @@ export class LivePlayer {
       maxLiveSyncPlaybackRate: 1.08,
       enableWorker: true,
       startLevel: -1,
+      ...gaplessControllers,
     });
     this.#hls = hls;
     hls.on(Events.MANIFEST_PARSED, () => {
@@ -187,18 +189,17 @@ export class LivePlayer {
   #watch(): void {
     const now = performance.now();
     const time = this.video.currentTime;
-    if (time !== this.#lastTime) {
-      if (this.#lastTime >= 0 && time > this.#lastTime) {
-        this.#played = true;
-        this.#mediaErrors = 0;
-      }
-      this.#lastTime = time;
+    const advanced = this.#lastTime >= 0 && time > this.#lastTime && !this.video.seeking;
+    this.#lastTime = time; // a reload begins at zero: no progress
+    if (advanced) {
+      this.#played = true;
+      this.#mediaErrors = 0;
       this.#lastProgress = now;
       const latency = this.#hls?.latency || null;
       const target = this.#hls?.targetLatency ?? 3;
       const atLiveEdge = latency === null || latency < target + 1.5;
       if (latency !== null && latency > target + BEHIND_MAX_SECONDS) this.toLiveEdge(); // too far to catch up by speed
-      if (this.#played) this.#set({ state: 'playing', latency, atLiveEdge });
+      this.#set({ state: 'playing', latency, atLiveEdge });
       return;
     }
     if (this.video.paused && this.#played && !this.#ended) {

@@ -265,11 +265,14 @@ impl Channel {
         false
     }
 
-    /// The multivariant playlist.
-    pub(crate) fn multivariant(&self) -> Option<Rendered> {
-        let text = self.packager.lock().render_multivariant(&self.broadcast)?;
-        let etag = etag_of(&text);
-        Some(Rendered { gzip: gzip(text.as_bytes()), plain: text.into(), etag })
+    /// The multivariant playlist, when a player can start.
+    pub(crate) async fn multivariant(&self, shutdown: &CancellationToken) -> Answer<Rendered> {
+        self.wait(shutdown, |packager| {
+            let text = packager.render_multivariant(&self.broadcast)?;
+            let etag = etag_of(&text);
+            Some(Rendered { gzip: gzip(text.as_bytes()), plain: text.into(), etag })
+        })
+        .await
     }
 
     /// A media playlist, when the directives are met.

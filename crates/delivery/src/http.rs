@@ -16,6 +16,7 @@ use media::{StreamName, TrackKind};
 use telemetry::{HttpClass, Metrics, catch_panic};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
@@ -37,6 +38,8 @@ const TLS_TIMEOUT: Duration = Duration::from_secs(5);
 const OVERDUE_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause after `accept` failed.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+const TOO_MANY_WAIT: &str = "too many requests wait";
+const RESTARTING: &str = "the server is restarting";
 /// After a 503, come back in this time.
 const RETRY_AFTER_SECONDS: u32 = 1;
 
@@ -159,7 +162,7 @@ impl Delivery {
         let path = (segments.next(), segments.next(), segments.next(), segments.next(), segments.next());
         let (class, reply) = match path {
             (Some("live"), Some(stream), Some("index.m3u8"), None, None) => {
-                (HttpClass::multivariant, self.multivariant(stream, accepts_gzip(request)))
+                (HttpClass::multivariant, self.multivariant(stream, accepts_gzip(request)).await)
             }
             (Some("live"), Some(stream), Some(broadcast), Some(file), None) => {
                 return self.of_broadcast(request, stream, broadcast, file).await;
@@ -180,14 +183,25 @@ impl Delivery {
         (class, reply.into_response(headers, false))
     }
 
-    fn multivariant(&self, stream: &str, gzip: bool) -> Reply {
+    /// A place among the requests that may be held; `None` if there is none.
+    fn hold(&self) -> Option<Held<'_>> {
+        let place = Arc::clone(&self.inner.limits.blocked).try_acquire_owned().ok()?;
+        let metrics = &self.inner.metrics;
+        metrics.http_blocked_requests.inc();
+        Some(Held { metrics, began: Instant::now(), _place: place })
+    }
+
+    /// Held while the stream has begun and there is too little of it for a player to start.
+    async fn multivariant(&self, stream: &str, gzip: bool) -> Reply {
         let channel = stream.parse().ok().and_then(|name: StreamName| self.channel(&name));
-        match channel.and_then(|channel| channel.multivariant()) {
-            Some(rendered) => playlist_reply(rendered, gzip, Caching::Seconds(1)),
-            None => {
-                let text = "there is no such stream now, or it has only just begun";
-                Reply::error(StatusCode::NOT_FOUND, Caching::Seconds(1), text)
-            }
+        let Some(channel) = channel else {
+            return Reply::error(StatusCode::NOT_FOUND, Caching::Seconds(1), "there is no such stream now");
+        };
+        let Some(_held) = self.hold() else { return unavailable(TOO_MANY_WAIT) };
+        match channel.multivariant(&self.inner.shutdown).await {
+            Answer::Ready(rendered) => playlist_reply(rendered, gzip, Caching::Seconds(1)),
+            Answer::Stopping => unavailable(RESTARTING),
+            _ => unavailable("the stream has begun, and too little of it is there to start"),
         }
     }
 
@@ -208,11 +222,9 @@ impl Delivery {
         let class = if track.is_some() { HttpClass::playlist } else { HttpClass::media };
         let Some(channel) = channel else { return (class, not_found().into_response(headers, false)) };
         let target = self.inner.config.packager.target_duration();
-        let metrics = &self.inner.metrics;
-        let Ok(_place) = Arc::clone(&self.inner.limits.blocked).try_acquire_owned() else {
-            return (class, unavailable("too many requests wait").into_response(headers, false));
+        let Some(_held) = self.hold() else {
+            return (class, unavailable(TOO_MANY_WAIT).into_response(headers, false));
         };
-        let _held = Held::new(metrics);
         let reply = if let Some(track) = track {
             match parse_directives(request.uri().query().unwrap_or_default()) {
                 Err(text) => Reply::error(StatusCode::BAD_REQUEST, Caching::Seconds(4 * target), text),
@@ -227,7 +239,7 @@ impl Delivery {
                         }
                         Answer::NotFound => not_found(),
                         Answer::TimedOut => unavailable("nothing new for three target durations"), // LL-15
-                        Answer::Stopping => unavailable("the server is restarting"),
+                        Answer::Stopping => unavailable(RESTARTING),
                     }
                 }
             }
@@ -240,7 +252,7 @@ impl Delivery {
                 }
                 Answer::NotFound | Answer::Refused(_) | Answer::Early(_) => not_found(),
                 Answer::TimedOut => unavailable("nothing new for three target durations"),
-                Answer::Stopping => unavailable("the server is restarting"),
+                Answer::Stopping => unavailable(RESTARTING),
             }
         };
         let allows_range = track.is_none() && request.method() == Method::GET;
@@ -252,13 +264,7 @@ impl Delivery {
 struct Held<'a> {
     metrics: &'a Metrics,
     began: Instant,
-}
-
-impl<'a> Held<'a> {
-    fn new(metrics: &'a Metrics) -> Self {
-        metrics.http_blocked_requests.inc();
-        Self { metrics, began: Instant::now() }
-    }
+    _place: OwnedSemaphorePermit,
 }
 
 impl Drop for Held<'_> {

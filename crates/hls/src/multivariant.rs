@@ -26,7 +26,7 @@ fn bit_rates(playlist: &MediaPlaylist) -> (u64, u64) {
     (peak.max(average), average)
 }
 
-/// Writes the multivariant playlist; media playlists are named below `directory`. `None` until there is media.
+/// Writes the multivariant playlist; media playlists are named below `directory`. `None` until a player can start.
 /// spec: rfc8216bis §4.4.6; AUTH-11
 pub(crate) fn render(packager: &Packager, directory: &str) -> Option<String> {
     if !packager.is_ready() {

@@ -183,7 +183,7 @@ impl Packager {
         Some(self.track(track)?.assembler.config())
     }
 
-    /// The multivariant playlist; media playlists are named below `directory`. `None` until there is media.
+    /// The multivariant playlist; media playlists are named below `directory`. `None` until a player can start.
     pub fn render_multivariant(&self, directory: &str) -> Option<String> {
         crate::multivariant::render(self, directory)
     }
@@ -223,11 +223,10 @@ impl Packager {
         self.is_ended
     }
 
-    /// All tracks have something to play.
+    /// A player can start with each of the tracks.
     pub fn is_ready(&self) -> bool {
         let mut tracks = [&self.video, &self.audio].into_iter().flatten().peekable();
-        tracks.peek().is_some()
-            && tracks.all(|track| track.playlist.as_ref().is_some_and(|playlist| playlist.position().is_some()))
+        tracks.peek().is_some() && tracks.all(|track| track.playlist.as_ref().is_some_and(MediaPlaylist::is_playable))
     }
 
     fn track(&self, track: TrackKind) -> Option<&TrackPackager> {
@@ -445,12 +444,32 @@ impl Packager {
     /// Opens a video segment, and tells the sound.
     fn begin_video(&mut self, number: u64, at: i64) {
         let start = self.segment_start(number);
+        self.settle_utc();
         let utc_nanos = self.utc.begin_segment(Timescale::VIDEO.nanos(at));
         if let Some(video) = &mut self.video {
             video.begin_segment(start, at, utc_nanos);
         }
         if self.audio.is_some() {
             self.cuts.push_back(PendingCut { at, start });
+        }
+    }
+
+    /// Encoders send their first moments late or in a burst. What is learned during the first segment, which no player has
+    /// seen before it is complete, corrects its times.
+    fn settle_utc(&mut self) {
+        let mut tracks = [&mut self.video, &mut self.audio];
+        let is_shown = |track: &TrackPackager| track.playlist.as_ref().is_some_and(|list| list.segments().len() > 1);
+        if tracks.iter().any(|track| track.as_ref().is_some_and(is_shown)) {
+            return;
+        }
+        let error = self.utc.settle();
+        for track in tracks.iter_mut().filter_map(|track| track.as_mut()) {
+            if let Some(playlist) = &mut track.playlist {
+                playlist.shift_utc(error);
+            }
+            if let Some((segment, _)) = &mut track.waiting {
+                segment.utc_nanos += error;
+            }
         }
     }
 
@@ -483,6 +502,7 @@ impl Packager {
         let at = audio.assembler.config().timescale().rescale(unit.pts.0, Timescale::VIDEO);
         if let Cut::Begin(number) = self.segmenter.sound(at) {
             let start = self.segment_start(number);
+            self.settle_utc();
             self.utc.begin_segment(Timescale::VIDEO.nanos(at));
             self.cuts.push_back(PendingCut { at, start });
         }

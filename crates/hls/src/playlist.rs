@@ -227,6 +227,11 @@ impl MediaPlaylist {
         self.trim();
     }
 
+    /// Nothing was shown so far, and its times were wrong by `nanos`.
+    pub(crate) fn shift_utc(&mut self, nanos: i64) {
+        self.segments.iter_mut().for_each(|segment| segment.utc_nanos += nanos);
+    }
+
     /// A part is shorter than it should be, lest it grow too long.
     pub(crate) fn count_violation(&mut self) {
         self.violations += 1;
@@ -280,6 +285,14 @@ impl MediaPlaylist {
         Some(Position { msn: with_media.number, part })
     }
 
+    /// A player can start: a complete segment (some players take a playlist without one for an error), and no less than
+    /// PART-HOLD-BACK, behind which it begins.
+    pub fn is_playable(&self) -> bool {
+        self.is_ended
+            || self.listed_nanos() >= self.targets.part_hold_back_nanos
+                && self.segments.iter().any(|segment| segment.is_complete && !segment.is_gap)
+    }
+
     /// What to do with a request now. spec: rfc8216bis §6.2.5.2 (LL-12 to LL-16)
     pub fn decide(&self, directives: Directives) -> Decision {
         if self.is_ended {
@@ -288,7 +301,7 @@ impl MediaPlaylist {
         let Some(msn) = directives.msn else {
             return match directives.part {
                 Some(_) => Decision::Refuse("_HLS_part needs _HLS_msn"), // LL-13
-                None if self.position().is_some() => Decision::Reply,
+                None if self.is_playable() => Decision::Reply,
                 None => Decision::Block,
             };
         };

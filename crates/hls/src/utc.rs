@@ -7,8 +7,9 @@ use std::collections::VecDeque;
 
 /// Segments over which the smallest delay is looked for.
 const WINDOW_SEGMENTS: usize = 8;
-/// Most the map moves at one segment boundary: 10 ms, fifty times what a bad encoder clock (100 ppm) needs.
-const STEP_NANOS_MAX: i64 = 10_000_000;
+/// Most the map moves at one segment boundary: 2 ms, ten times what a bad encoder clock (100 ppm) needs. Players align sound
+/// with picture by it, and some stumble over larger steps.
+const STEP_NANOS_MAX: i64 = 2_000_000;
 /// Beyond this the map is wrong, not drifting: it is set anew.
 const WRONG_NANOS: i64 = 2_000_000_000;
 
@@ -25,6 +26,15 @@ impl UtcMap {
     pub(crate) fn observe(&mut self, media_nanos: i64, utc_nanos: i64) {
         let delay = utc_nanos.saturating_sub(media_nanos);
         self.current = Some(self.current.map_or(delay, |current| current.min(delay)));
+    }
+
+    /// Nothing was shown so far: the smallest delay is taken at once, whatever the step. Returns by how much the times given
+    /// so far were wrong.
+    pub(crate) fn settle(&mut self) -> i64 {
+        let smallest = self.minima.iter().copied().chain(self.current).min();
+        let (Some(smallest), Some(offset)) = (smallest, self.offset) else { return 0 };
+        self.offset = Some(smallest);
+        smallest - offset
     }
 
     /// A segment begins: adjusts the map and gives the UTC time of `media_nanos`.
@@ -90,6 +100,18 @@ mod tests {
         assert_eq!(format_utc(1_709_164_799_999_000_000), "2024-02-28T23:59:59.999Z");
         assert_eq!(format_utc(1_709_164_800_000_000_000), "2024-02-29T00:00:00.000Z");
         assert_eq!(format_utc(1_795_438_810_123_456_789), "2026-11-23T13:00:10.123Z");
+    }
+
+    #[test]
+    fn a_late_first_unit_is_corrected_before_anything_is_shown() {
+        let mut map = UtcMap::default();
+        map.observe(0, 5_300_000_000);
+        assert_eq!(map.begin_segment(0), 5_300_000_000);
+        map.observe(1_000_000_000, 6_000_000_000);
+        assert_eq!(map.settle(), -300_000_000);
+        assert_eq!(map.begin_segment(2_000_000_000), 7_000_000_000);
+        map.observe(3_000_000_000, 7_900_000_000);
+        assert_eq!(map.begin_segment(4_000_000_000), 9_000_000_000 - STEP_NANOS_MAX, "later it moves by steps");
     }
 
     #[test]
