@@ -35,11 +35,11 @@ web:
 	cd web && npm ci --no-audit --no-fund && npm run build
 	$(CARGO) xtask web-hash write
 
-# Delay, processor time and memory, beside a peer in the same run. Results: docs/benchmarks.md
+# Delay, processor time and memory, beside a peer in the same run. Results: docs/benchmarks.md. WHAT=delay runs one alone.
 bench:
 	@$(CARGO) xtask setup test
-	@$(CARGO) build $(LOCKED) --release --quiet --package throughline-server
-	@$(CARGO) xtask bench
+	@$(CARGO) build $(LOCKED) --release --quiet --package throughline-server --package throughline-testkit
+	@$(CARGO) xtask bench $(WHAT)
 
 # Every fuzz target for FUZZ_SECONDS; crashes become unit tests. Needs no nightly.
 FUZZ_SECONDS = 10

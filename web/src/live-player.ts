@@ -1,5 +1,5 @@
 // Plays one live stream and keeps playing: waits for it, reconnects, reloads. Knows nothing of the page around it.
-import Hls, { Events, ErrorTypes, type ErrorData } from 'hls.js';
+import Hls, { ErrorDetails, ErrorTypes, Events, type ErrorData } from 'hls.js';
 import { gaplessControllers } from './gapless-controllers';
 
 /** What the viewer should know. */
@@ -28,6 +28,15 @@ const WATCH_MS = 250;
 const STALL_SHOWN_MS = 1500;
 /** Without progress for this long the stream is loaded anew. */
 const STALL_RELOAD_MS = 8000;
+/** Catching up stops when less than this is buffered, in seconds: the next part may be late. */
+const AHEAD_MIN_SECONDS = 0.3;
+/** Fastest playback to catch up, and how far off the target it begins and ends, in seconds. */
+const RATE_MAX = 1.08;
+const CATCH_UP_FROM_SECONDS = 0.1;
+const CATCH_UP_TO_SECONDS = 0.03;
+/** Each stall lets hls.js stay a second farther behind; after this long without one, half of that is taken back. */
+const CALM_MS = 60_000;
+const CALM_STEP_SECONDS = 0.5;
 /** Farther behind than this the picture jumps to the live edge; below it plays a little faster. */
 const BEHIND_MAX_SECONDS = 8;
 
@@ -42,6 +51,7 @@ export class LivePlayer {
   #played = false;
   #ended = false;
   #mediaErrors = 0;
+  #calmSince = performance.now();
   #destroyed = false;
 
   constructor(
@@ -124,7 +134,6 @@ export class LivePlayer {
     const hls = new Hls({
       lowLatencyMode: true,
       backBufferLength: 30,
-      maxLiveSyncPlaybackRate: 1.08,
       enableWorker: true,
       startLevel: -1,
       ...gaplessControllers,
@@ -169,7 +178,22 @@ export class LivePlayer {
     });
   }
 
+  /** Keeps the distance to live: hls.js itself catches up only while more than a second is buffered. */
+  #pace(hls: Hls, behind: number, now: number): void {
+    const { buffered, currentTime, playbackRate } = this.video;
+    const ahead = buffered.length ? buffered.end(buffered.length - 1) - currentTime : 0;
+    const isBehind = behind > (playbackRate > 1 ? CATCH_UP_TO_SECONDS : CATCH_UP_FROM_SECONDS);
+    const rate = isBehind && ahead > AHEAD_MIN_SECONDS ? Math.min(RATE_MAX, 1.02 + Math.round(behind * 10) / 50) : 1;
+    if (rate !== playbackRate) this.video.playbackRate = rate;
+    const holdBack = hls.latestLevelDetails?.partHoldBack;
+    if (holdBack && hls.targetLatency && hls.targetLatency > holdBack && now - this.#calmSince > CALM_MS) {
+      hls.targetLatency = Math.max(holdBack, hls.targetLatency - CALM_STEP_SECONDS);
+      this.#calmSince = now;
+    }
+  }
+
   #onError(data: ErrorData): void {
+    if (data.details === ErrorDetails.BUFFER_STALLED_ERROR) this.#calmSince = performance.now();
     if (!data.fatal) return;
     if (data.type === ErrorTypes.MEDIA_ERROR && this.#mediaErrors < 3) {
       this.#mediaErrors += 1;
@@ -199,6 +223,7 @@ export class LivePlayer {
       const target = this.#hls?.targetLatency ?? 3;
       const atLiveEdge = latency === null || latency < target + 1.5;
       if (latency !== null && latency > target + BEHIND_MAX_SECONDS) this.toLiveEdge(); // too far to catch up by speed
+      if (latency !== null && this.#hls) this.#pace(this.#hls, latency - target, now);
       this.#set({ state: 'playing', latency, atLiveEdge });
       return;
     }

@@ -1,4 +1,9 @@
 //! `make bench`: what a stream costs and how far behind the viewer is, beside nginx-rtmp on the same machine in the same run.
+//!
+//! `cargo xtask bench [delay|join|line|cost|publishers|memory]…`: all without a name.
+
+mod cost;
+mod delay;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,13 +11,11 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 
 use crate::root;
 
-/// How long the cost of a publisher is measured.
-const MEASURE: Duration = Duration::from_secs(30);
-/// How long a source runs before that.
+/// How long a source runs before anything is measured.
 const SETTLE: Duration = Duration::from_secs(6);
 
 /// A process that is ended when dropped.
@@ -20,6 +23,9 @@ struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(Some(_))) {
+            return; // it has ended by itself
+        }
         let _ = Command::new("kill").arg(self.0.id().to_string()).status();
         sleep(Duration::from_millis(300));
         let _ = self.0.kill();
@@ -27,6 +33,45 @@ impl Drop for Running {
     }
 }
 
+impl Running {
+    /// Starts a command without its output.
+    fn start(command: &mut Command) -> anyhow::Result<Self> {
+        Ok(Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
+    }
+}
+
+type Bench = fn(&Path) -> anyhow::Result<()>;
+
+const ALL: [(&str, Bench); 6] = [
+    ("delay", delay::glass_to_glass),
+    ("join", delay::join),
+    ("line", delay::impaired_line),
+    ("cost", cost::beside_nginx),
+    ("publishers", cost::publishers),
+    ("memory", cost::memory),
+];
+
+pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
+    if let Some(unknown) = names.iter().find(|name| ALL.iter().all(|(known, _)| known != *name)) {
+        bail!("no benchmark is called {unknown}");
+    }
+    let folder = std::env::temp_dir().join(format!("throughline-bench-{}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    let wanted = ALL.iter().filter(|(name, _)| names.is_empty() || names.contains(name));
+    let outcome = wanted.map(|(_, bench)| bench(&folder)).find(Result::is_err).unwrap_or(Ok(()));
+    let _ = fs::remove_dir_all(&folder);
+    outcome
+}
+
+fn program(name: &str) -> PathBuf {
+    root().join("target/release").join(name)
+}
+
+fn tool(name: &str) -> PathBuf {
+    root().join("crates/testkit/tools").join(name)
+}
+
+/// A server of ours, the release build.
 struct Ours {
     server: Running,
     state: PathBuf,
@@ -34,135 +79,78 @@ struct Ours {
     rtmp: String,
 }
 
-pub(crate) fn run() -> anyhow::Result<()> {
-    let folder = std::env::temp_dir().join(format!("throughline-bench-{}", std::process::id()));
-    fs::create_dir_all(&folder)?;
-    let outcome = latency(&folder).and_then(|()| cost(&folder));
-    let _ = fs::remove_dir_all(&folder);
-    outcome
-}
+impl Ours {
+    /// On free ports of the loopback interface.
+    fn start(folder: &Path, profile: &str) -> anyhow::Result<Self> {
+        Self::start_by(Command::new(program("throughline")), folder, profile, "127.0.0.1")
+    }
 
-/// Starts the release binary on free loopback ports.
-fn ours(folder: &Path, profile: &str) -> anyhow::Result<Ours> {
-    let state = folder.join(format!("state-{profile}"));
-    let config = folder.join(format!("{profile}.toml"));
-    fs::write(&config, format!("[hls]\nprofile = \"{profile}\"\n"))?;
-    let mut command = Command::new(root().join("target/release/throughline"));
-    command.args(["serve", "--log", "error", "--config"]).arg(&config).arg("--state").arg(&state);
-    command.args(["--http", "127.0.0.1:0", "--rtmp", "127.0.0.1:0", "--ops", "off"]);
-    let server = Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
-    let addresses = state.join("addresses.json");
-    let began = Instant::now();
-    while !addresses.exists() {
-        if began.elapsed() > Duration::from_secs(10) {
-            bail!("the server does not start");
+    /// `command` runs the program, perhaps elsewhere.
+    fn start_by(mut command: Command, folder: &Path, profile: &str, host: &str) -> anyhow::Result<Self> {
+        let state = folder.join("state");
+        let config = folder.join(format!("{profile}.toml"));
+        let _ = fs::remove_dir_all(&state);
+        fs::write(&config, format!("[hls]\nprofile = \"{profile}\"\n"))?;
+        command.args(["serve", "--log", "error", "--config"]).arg(&config).arg("--state").arg(&state);
+        command.args(["--http", &format!("{host}:0"), "--rtmp", "127.0.0.1:0", "--ops", "off"]);
+        let server = Running::start(&mut command)?;
+        let addresses = state.join("addresses.json");
+        let began = Instant::now();
+        while !addresses.exists() {
+            if began.elapsed() > Duration::from_secs(10) {
+                bail!("the server does not start");
+            }
+            sleep(Duration::from_millis(50));
         }
-        sleep(Duration::from_millis(50));
+        let known: serde_json::Value = serde_json::from_slice(&fs::read(&addresses)?)?;
+        let address = |name: &str| known[name].as_str().unwrap_or_default().to_owned();
+        Ok(Self { server, state, http: address("http"), rtmp: address("rtmp") })
     }
-    let known: serde_json::Value = serde_json::from_slice(&fs::read(&addresses)?)?;
-    let address = |name: &str| known[name].as_str().unwrap_or_default().to_owned();
-    Ok(Ours { server, state, http: address("http"), rtmp: address("rtmp") })
-}
 
-fn key(ours: &Ours, stream: &str) -> anyhow::Result<String> {
-    let mut command = Command::new(root().join("target/release/throughline"));
-    let output = command.args(["key", "create", stream, "--state"]).arg(&ours.state).output()?;
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
-}
-
-/// Glass to glass through the player page, and the time to the first picture.
-fn latency(folder: &Path) -> anyhow::Result<()> {
-    let tools = root().join("crates/testkit/tools");
-    println!("glass to glass, 640x360p30, 1 s GOP, the player page in Chromium:");
-    for profile in ["default", "lan"] {
-        let ours = ours(folder, profile)?;
-        let url = format!("rtmp://{}/live/{}", ours.rtmp, key(&ours, "clock")?);
-        let mut source = Command::new(tools.join("clock.sh"));
-        source.arg(&url).envs([("SIZE", "640x360"), ("GOP", "30"), ("KBPS", "1000"), ("SECONDS_", "60")]);
-        let _source = Running(source.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
-        sleep(SETTLE);
-        let page = format!("http://{}/watch/clock", ours.http);
-        let output = Command::new("node").arg(tools.join("glass.mjs")).args(["--url", &page]).output()?;
-        println!("  {profile:8} {}", String::from_utf8_lossy(&output.stdout).trim());
+    fn key(&self, stream: &str) -> anyhow::Result<String> {
+        let mut command = Command::new(program("throughline"));
+        let output = command.args(["key", "create", stream, "--state"]).arg(&self.state).output()?;
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
-    Ok(())
+
+    fn publish_url(&self, stream: &str) -> anyhow::Result<String> {
+        Ok(format!("rtmp://{}/live/{}", self.rtmp, self.key(stream)?))
+    }
+
+    /// Bytes of media that its streams hold, by its own account.
+    fn held_bytes(&self) -> anyhow::Result<u64> {
+        let mut command = Command::new(program("throughline"));
+        let output = command.args(["status", "--json", "--state"]).arg(&self.state).output()?;
+        let known: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let streams = known.as_array().into_iter().flatten();
+        Ok(streams.filter_map(|stream| stream["delivery"]["held_bytes"].as_u64()).sum())
+    }
 }
 
-/// Processor time and memory for one publisher of 6 Mbit/s that is packaged and not watched.
-fn cost(folder: &Path) -> anyhow::Result<()> {
-    let clip = folder.join("clip.flv");
+/// Twelve seconds of 720p30 with this bit rate.
+fn clip(folder: &Path, megabits: u32) -> anyhow::Result<PathBuf> {
+    let clip = folder.join(format!("clip-{megabits}.flv"));
+    if clip.exists() {
+        return Ok(clip);
+    }
+    let rate = format!("{megabits}M");
     let mut encode = Command::new("ffmpeg");
     encode.args(["-v", "error", "-y", "-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=30"]);
     encode.args(["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000", "-t", "12", "-c:v", "libx264"]);
-    encode.args(["-preset", "veryfast", "-g", "60", "-bf", "0", "-pix_fmt", "yuv420p", "-b:v", "6M", "-minrate", "6M"]);
-    encode.args(["-maxrate", "6M", "-bufsize", "6M", "-nal-hrd", "cbr", "-c:a", "aac", "-b:a", "128k"]).arg(&clip);
+    encode
+        .args(["-preset", "veryfast", "-g", "60", "-bf", "0", "-pix_fmt", "yuv420p", "-b:v", &rate, "-minrate", &rate]);
+    encode.args(["-maxrate", &rate, "-bufsize", &rate, "-nal-hrd", "cbr", "-c:a", "aac", "-b:a", "128k"]).arg(&clip);
     if !encode.status()?.success() {
         bail!("ffmpeg cannot make the clip");
     }
-    println!("one publisher of 6 Mbit/s, packaged, no viewer, {} s:", MEASURE.as_secs());
-    let ours = ours(folder, "default")?;
-    let url = format!("rtmp://{}/live/{}", ours.rtmp, key(&ours, "clip")?);
-    report("throughline", &clip, &url, &[ours.server.0.id()])?;
-    drop(ours);
-    match nginx(folder)? {
-        None => println!("  nginx-rtmp   not installed (apt-get install nginx libnginx-mod-rtmp)"),
-        Some((server, url)) => report("nginx-rtmp", &clip, &url, &[server.0.id()])?,
-    }
-    Ok(())
+    Ok(clip)
 }
 
-fn report(name: &str, clip: &Path, url: &str, processes: &[u32]) -> anyhow::Result<()> {
-    let mut publish = Command::new("ffmpeg");
-    publish
-        .args(["-v", "error", "-nostdin", "-re", "-stream_loop", "-1", "-i"])
-        .arg(clip)
-        .args(["-c", "copy", "-f", "flv", url]);
-    let _publisher = Running(publish.stderr(Stdio::null()).spawn()?);
-    sleep(SETTLE);
-    let before = processor_time(processes)?;
-    sleep(MEASURE);
-    let used = processor_time(processes)? - before;
-    let memory: u64 = processes.iter().map(|id| resident_kib(*id)).sum();
-    let share = 100.0 * used.as_secs_f64() / MEASURE.as_secs_f64();
-    println!("  {name:12} {share:.2} % of a core, {} MiB resident", memory / 1024);
-    Ok(())
-}
-
-/// nginx with its RTMP module making HLS, as its documentation shows it.
-fn nginx(folder: &Path) -> anyhow::Result<Option<(Running, String)>> {
-    let module = Path::new("/usr/lib/nginx/modules/ngx_rtmp_module.so");
-    if !module.exists() {
-        return Ok(None);
-    }
-    let hls = folder.join("hls");
-    fs::create_dir_all(&hls)?;
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let config = folder.join("nginx.conf");
-    let text = format!(
-        "load_module {};\nuser root;\ndaemon off;\nmaster_process off;\npid {}/nginx.pid;\nerror_log {}/nginx.log;\nevents {{}}\n\
-         rtmp {{ server {{ listen 127.0.0.1:{port}; application live {{ live on; hls on; hls_path {}; hls_fragment 2s; \
-         hls_playlist_length 32s; }} }} }}\n",
-        module.display(),
-        folder.display(),
-        folder.display(),
-        hls.display()
-    );
-    fs::write(&config, text)?;
-    let server = Command::new("nginx").arg("-c").arg(&config).stderr(Stdio::null()).spawn().context("nginx")?;
-    sleep(Duration::from_secs(1));
-    Ok(Some((Running(server), format!("rtmp://127.0.0.1:{port}/live/clip"))))
-}
-
-/// User and system time of processes, from the kernel.
-fn processor_time(processes: &[u32]) -> anyhow::Result<Duration> {
-    let mut ticks = 0;
-    for id in processes {
-        let text = fs::read_to_string(format!("/proc/{id}/stat"))?;
-        let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        for field in [11, 12] {
-            ticks += fields.get(field).and_then(|ticks| ticks.parse::<u64>().ok()).unwrap_or(0);
-        }
-    }
+/// User and system time of a process, from the kernel.
+fn processor_time(id: u32) -> anyhow::Result<Duration> {
+    let text = fs::read_to_string(format!("/proc/{id}/stat"))?;
+    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    let ticks: u64 = fields.filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
     Ok(Duration::from_millis(ticks * 10))
 }
 

@@ -58,7 +58,7 @@ fn run_command() -> anyhow::Result<()> {
         ["layers"] => layers::check(),
         ["specs"] => specs::check(),
         ["bar"] => bar::print(),
-        ["bench"] => bench::run(),
+        ["bench", ref names @ ..] => bench::run(names),
         ["web-hash"] => web::check(),
         ["web-hash", "write"] => web::write(),
         _ => bail!("usage: cargo xtask setup run|setup test|run|bench|layers|specs|bar|web-hash [write]"),

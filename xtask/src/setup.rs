@@ -9,10 +9,12 @@ use crate::root;
 
 /// Program to look for, and the Debian package that has it.
 const FOR_RUN: [(&str, &str); 1] = [("ffmpeg", "ffmpeg")];
-const FOR_TEST: [(&str, &str); 10] = [
+const FOR_TEST: [(&str, &str); 12] = [
     ("curl", "curl"),
     ("ffmpeg", "ffmpeg"),
     ("ffprobe", "ffmpeg"),
+    ("ffplay", "ffmpeg"),
+    ("rtmpdump", "rtmpdump"),
     ("chromium", "chromium"),
     ("firefox-esr", "firefox-esr"),
     ("varnishd", "varnish"),

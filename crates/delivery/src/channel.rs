@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -13,7 +13,7 @@ use hub::{Entry, Item, Stream, Tracks};
 use media::TrackKind;
 use parking_lot::Mutex;
 use telemetry::Metrics;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -47,8 +47,41 @@ pub(crate) enum Answer<T> {
     NotFound,
     /// LL-15: it was held too long.
     TimedOut,
+    /// It would have to be held, and too many are.
+    Busy,
     /// The server stops.
     Stopping,
+}
+
+/// What requests that must wait need.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting<'a> {
+    pub(crate) shutdown: &'a CancellationToken,
+    /// Places of requests that are held.
+    pub(crate) places: &'a Semaphore,
+    pub(crate) metrics: &'a Metrics,
+}
+
+/// Counts a request while it is held, also when its client leaves.
+struct Held<'a> {
+    metrics: &'a Metrics,
+    began: Instant,
+    _place: SemaphorePermit<'a>,
+}
+
+impl<'a> Waiting<'a> {
+    fn hold(&self) -> Option<Held<'a>> {
+        let place = self.places.try_acquire().ok()?;
+        self.metrics.http_blocked_requests.inc();
+        Some(Held { metrics: self.metrics, began: Instant::now(), _place: place })
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.metrics.http_blocked_requests.dec();
+        self.metrics.http_blocked_seconds.observe(self.began.elapsed().as_secs_f64());
+    }
 }
 
 /// Figures of a channel.
@@ -266,8 +299,8 @@ impl Channel {
     }
 
     /// The multivariant playlist, when a player can start.
-    pub(crate) async fn multivariant(&self, shutdown: &CancellationToken) -> Answer<Rendered> {
-        self.wait(shutdown, |packager| {
+    pub(crate) async fn multivariant(&self, waiting: Waiting<'_>) -> Answer<Rendered> {
+        self.wait(waiting, |packager| {
             let text = packager.render_multivariant(&self.broadcast)?;
             let etag = etag_of(&text);
             Some(Rendered { gzip: gzip(text.as_bytes()), plain: text.into(), etag })
@@ -280,10 +313,10 @@ impl Channel {
         &self,
         track: TrackKind,
         directives: Directives,
-        shutdown: &CancellationToken,
+        waiting: Waiting<'_>,
     ) -> Answer<Rendered> {
         let outcome = self
-            .wait(shutdown, |packager| match packager.playlist(track).map(|playlist| playlist.decide(directives)) {
+            .wait(waiting, |packager| match packager.playlist(track).map(|playlist| playlist.decide(directives)) {
                 None => Some(Err(Answer::NotFound)),
                 Some(Decision::Refuse(text)) => Some(Err(Answer::Refused(text))),
                 Some(Decision::Reply) => Some(Ok(())),
@@ -296,6 +329,7 @@ impl Channel {
             Answer::Stopping => rendered().map_or(Answer::NotFound, Answer::Early),
             Answer::Ready(Err(refusal)) => refusal,
             Answer::TimedOut => Answer::TimedOut,
+            Answer::Busy => Answer::Busy,
             Answer::Early(_) | Answer::Refused(_) | Answer::NotFound => Answer::NotFound,
         }
     }
@@ -317,10 +351,10 @@ impl Channel {
     }
 
     /// A segment, part or initialization segment; the hinted part when it is there.
-    pub(crate) async fn media(&self, file: &str, shutdown: &CancellationToken) -> Answer<Vec<Bytes>> {
+    pub(crate) async fn media(&self, file: &str, waiting: Waiting<'_>) -> Answer<Vec<Bytes>> {
         let track = if file.starts_with('v') { TrackKind::Video } else { TrackKind::Audio };
         let outcome = self
-            .wait(shutdown, |packager| match packager.playlist(track).map(|playlist| playlist.resource(file)) {
+            .wait(waiting, |packager| match packager.playlist(track).map(|playlist| playlist.resource(file)) {
                 None | Some(Resource::NotFound) => Some(None),
                 Some(Resource::Ready(slices)) => Some(Some(slices)),
                 Some(Resource::Hinted) => None,
@@ -330,15 +364,17 @@ impl Channel {
             Answer::Ready(Some(slices)) => Answer::Ready(slices),
             Answer::Ready(None) | Answer::Early(_) | Answer::NotFound | Answer::Refused(_) => Answer::NotFound,
             Answer::TimedOut => Answer::TimedOut,
+            Answer::Busy => Answer::Busy,
             Answer::Stopping => Answer::Stopping,
         }
     }
 
     /// Looks again after each change until `look` finds something: at most three target durations (LL-15).
-    async fn wait<T>(&self, shutdown: &CancellationToken, look: impl Fn(&Packager) -> Option<T>) -> Answer<T> {
+    async fn wait<T>(&self, waiting: Waiting<'_>, look: impl Fn(&Packager) -> Option<T>) -> Answer<T> {
         if let Some(found) = look(&self.packager.lock()) {
             return Answer::Ready(found);
         }
+        let Some(_held) = waiting.hold() else { return Answer::Busy };
         let mut changed = self.revision.subscribe();
         let limit = Duration::from_secs(3 * u64::try_from(self.config.target_duration()).unwrap_or(4));
         let held = async {
@@ -355,7 +391,7 @@ impl Channel {
         tokio::select! {
             answer = held => answer,
             () = tokio::time::sleep(limit) => Answer::TimedOut,
-            () = shutdown.cancelled() => Answer::Stopping,
+            () = waiting.shutdown.cancelled() => Answer::Stopping,
         }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Limits {
     connections: Arc<Semaphore>,
     per_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
     per_address_max: usize,
-    pub(crate) blocked: Arc<Semaphore>,
+    pub(crate) blocked: Semaphore,
 }
 
 /// A place among the connections; dropping it frees it.
@@ -46,7 +46,7 @@ impl Limits {
             connections: Arc::new(Semaphore::new(config.connections_max)),
             per_address: Arc::default(),
             per_address_max: config.connections_per_address_max,
-            blocked: Arc::new(Semaphore::new(config.blocked_requests_max)),
+            blocked: Semaphore::new(config.blocked_requests_max),
         }
     }
 
@@ -182,5 +182,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RateGuard<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_gets_its_share_of_connections_and_loopback_all() {
+        let config = DeliveryConfig { connections_max: 5, connections_per_address_max: 2, ..DeliveryConfig::default() };
+        let limits = Limits::new(&config);
+        let (viewer, other, proxy) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into(), [127, 0, 0, 1].into());
+        let first = limits.enter(viewer);
+        let held = [limits.enter(viewer), limits.enter(other)];
+        assert!(first.is_some() && held.iter().all(Option::is_some));
+        assert!(limits.enter(viewer).is_none(), "it has its share");
+        drop(first);
+        let held = [limits.enter(viewer), limits.enter(proxy), limits.enter(proxy), limits.enter(proxy)];
+        assert_eq!(held.iter().filter(|place| place.is_some()).count(), 3, "five in all");
     }
 }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hls::Directives;
 use hyper::body::Incoming;
@@ -13,14 +13,13 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use media::{StreamName, TrackKind};
-use telemetry::{HttpClass, Metrics, catch_panic};
+use telemetry::{HttpClass, catch_panic};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
-use crate::channel::{Answer, Rendered};
+use crate::channel::{Answer, Rendered, Waiting};
 use crate::guard::RateGuard;
 use crate::reply::{Bodies, Caching, Reply, Slices};
 use crate::{Delivery, pages};
@@ -183,12 +182,9 @@ impl Delivery {
         (class, reply.into_response(headers, false))
     }
 
-    /// A place among the requests that may be held; `None` if there is none.
-    fn hold(&self) -> Option<Held<'_>> {
-        let place = Arc::clone(&self.inner.limits.blocked).try_acquire_owned().ok()?;
-        let metrics = &self.inner.metrics;
-        metrics.http_blocked_requests.inc();
-        Some(Held { metrics, began: Instant::now(), _place: place })
+    fn waiting(&self) -> Waiting<'_> {
+        let inner = &self.inner;
+        Waiting { shutdown: &inner.shutdown, places: &inner.limits.blocked, metrics: &inner.metrics }
     }
 
     /// Held while the stream has begun and there is too little of it for a player to start.
@@ -197,10 +193,10 @@ impl Delivery {
         let Some(channel) = channel else {
             return Reply::error(StatusCode::NOT_FOUND, Caching::Seconds(1), "there is no such stream now");
         };
-        let Some(_held) = self.hold() else { return unavailable(TOO_MANY_WAIT) };
-        match channel.multivariant(&self.inner.shutdown).await {
+        match channel.multivariant(self.waiting()).await {
             Answer::Ready(rendered) => playlist_reply(rendered, gzip, Caching::Seconds(1)),
             Answer::Stopping => unavailable(RESTARTING),
+            Answer::Busy => unavailable(TOO_MANY_WAIT),
             _ => unavailable("the stream has begun, and too little of it is there to start"),
         }
     }
@@ -222,16 +218,13 @@ impl Delivery {
         let class = if track.is_some() { HttpClass::playlist } else { HttpClass::media };
         let Some(channel) = channel else { return (class, not_found().into_response(headers, false)) };
         let target = self.inner.config.packager.target_duration();
-        let Some(_held) = self.hold() else {
-            return (class, unavailable(TOO_MANY_WAIT).into_response(headers, false));
-        };
         let reply = if let Some(track) = track {
             match parse_directives(request.uri().query().unwrap_or_default()) {
                 Err(text) => Reply::error(StatusCode::BAD_REQUEST, Caching::Seconds(4 * target), text),
                 Ok(directives) => {
                     // An answer to directives never changes; without them it is true for about a part.
                     let caching = Caching::Seconds(if directives.msn.is_some() { 6 * target } else { 1 });
-                    match channel.playlist(track, directives, &self.inner.shutdown).await {
+                    match channel.playlist(track, directives, self.waiting()).await {
                         Answer::Ready(rendered) => playlist_reply(rendered, accepts_gzip(request), caching),
                         Answer::Early(rendered) => playlist_reply(rendered, accepts_gzip(request), Caching::Never),
                         Answer::Refused(text) => {
@@ -239,12 +232,13 @@ impl Delivery {
                         }
                         Answer::NotFound => not_found(),
                         Answer::TimedOut => unavailable("nothing new for three target durations"), // LL-15
+                        Answer::Busy => unavailable(TOO_MANY_WAIT),
                         Answer::Stopping => unavailable(RESTARTING),
                     }
                 }
             }
         } else {
-            match channel.media(file, &self.inner.shutdown).await {
+            match channel.media(file, self.waiting()).await {
                 Answer::Ready(slices) => {
                     let mut reply = Reply::ok("video/mp4", Caching::Immutable, Slices::new(slices));
                     reply.etag = Some(format!("\"{broadcast}-{file}\""));
@@ -252,25 +246,12 @@ impl Delivery {
                 }
                 Answer::NotFound | Answer::Refused(_) | Answer::Early(_) => not_found(),
                 Answer::TimedOut => unavailable("nothing new for three target durations"),
+                Answer::Busy => unavailable(TOO_MANY_WAIT),
                 Answer::Stopping => unavailable(RESTARTING),
             }
         };
         let allows_range = track.is_none() && request.method() == Method::GET;
         (class, reply.into_response(headers, allows_range))
-    }
-}
-
-/// Counts a request while it is held, also when its client leaves.
-struct Held<'a> {
-    metrics: &'a Metrics,
-    began: Instant,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.metrics.http_blocked_requests.dec();
-        self.metrics.http_blocked_seconds.observe(self.began.elapsed().as_secs_f64());
     }
 }
 

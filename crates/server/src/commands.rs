@@ -1,7 +1,6 @@
 //! What the command line offers.
-#![expect(clippy::print_stdout, reason = "this is the command line")]
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -128,7 +127,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Status { state, json } => runtime.block_on(status(&state.state, json)),
         Command::Config(ConfigCommand::Check { config }) => check(config.as_deref()),
         Command::Openapi => {
-            print!("{}", control::openapi_json());
+            write!(io::stdout(), "{}", control::openapi_json())?;
             Ok(())
         }
     }
@@ -141,7 +140,7 @@ fn load(path: Option<&Path>) -> anyhow::Result<ConfigFile> {
 fn check(path: Option<&Path>) -> anyhow::Result<()> {
     let file = load(path)?;
     Config::try_from(file.clone())?;
-    print!("{}", toml::to_string(&file.effective())?);
+    write!(io::stdout(), "{}", toml::to_string(&file.effective())?)?;
     Ok(())
 }
 
@@ -170,11 +169,11 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         ("ops", addresses.ops),
     ] {
         if let Some(address) = address {
-            println!("{name} {address}");
+            let _ = writeln!(io::stdout(), "{name} {address}"); // nobody may be reading
         }
     }
     if let Some(token) = server.first_token() {
-        eprintln!("operator token, shown this once: {token}"); // whatever the log filter says
+        let _ = writeln!(io::stderr(), "operator token, shown this once: {token}"); // whatever the log filter says
     }
     tokio::select! {
         _ = terminate.recv() => {}
@@ -195,16 +194,16 @@ async fn key(command: KeyCommand) -> anyhow::Result<()> {
                 }
                 Err(_) => Store::open(&state.state)?.create_key(stream).await?.secret.expose().to_owned(),
             };
-            println!("{secret}");
+            writeln!(io::stdout(), "{secret}")?;
         }
         KeyCommand::List { state } => {
             let keys: Vec<KeyView> = match LocalClient::connect(&state.state).await {
                 Ok(client) => client.call(Method::GET, "/api/v1/keys", String::new()).await?,
                 Err(_) => Store::open(&state.state)?.keys().into_iter().map(KeyView::from).collect(),
             };
-            println!("{:<10} {:<24} CREATED (UTC, SECONDS)", "ID", "STREAM");
+            writeln!(io::stdout(), "{:<10} {:<24} CREATED (UTC, SECONDS)", "ID", "STREAM")?;
             for key in keys {
-                println!("{:<10} {:<24} {}", key.id, key.stream, key.created_utc);
+                writeln!(io::stdout(), "{:<10} {:<24} {}", key.id, key.stream, key.created_utc)?;
             }
         }
         KeyCommand::Revoke { id, state } => match LocalClient::connect(&state.state).await {
@@ -219,22 +218,22 @@ async fn key(command: KeyCommand) -> anyhow::Result<()> {
 }
 
 async fn status(state: &Path, json: bool) -> anyhow::Result<()> {
-    let live = std::io::stdout().is_terminal() && !json;
+    let live = io::stdout().is_terminal() && !json;
     loop {
         let client = LocalClient::connect(state).await?;
         if json {
             let value: serde_json::Value = client.call(Method::GET, "/api/v1/streams", String::new()).await?;
-            println!("{value:#}");
+            writeln!(io::stdout(), "{value:#}")?;
             return Ok(());
         }
         let streams: Vec<StreamView> = client.call(Method::GET, "/api/v1/streams", String::new()).await?;
         let table = status_table(&streams);
         if !live {
-            print!("{table}");
+            write!(io::stdout(), "{table}")?;
             return Ok(());
         }
-        print!("\x1b[2J\x1b[H{table}\nCtrl-C ends this view.\n"); // clear, home
-        std::io::stdout().flush()?;
+        write!(io::stdout(), "\x1b[2J\x1b[H{table}\nCtrl-C ends this view.\n")?; // clear, home
+        io::stdout().flush()?;
         tokio::time::sleep(STATUS_INTERVAL).await;
     }
 }

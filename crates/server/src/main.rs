@@ -2,6 +2,7 @@
 
 mod commands;
 
+use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -9,6 +10,10 @@ use clap::Parser as _;
 fn main() -> ExitCode {
     match commands::run(commands::Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has enough of it: `throughline status --json | head`.
+        Err(error) if error.downcast_ref().is_some_and(|error: &io::Error| error.kind() == ErrorKind::BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("throughline: {error:#}");
             ExitCode::FAILURE

@@ -1,13 +1,18 @@
 //! A scripted RTMP publisher over our own client session: sends exactly what it is told.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use media::{StreamKey, TrackKind};
 use rtmp::{ClientCommand, ClientConfig, ClientEvent, ClientInput, ClientSession, Metadata, Output, Role};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+
+/// Between the last tag of a file and its first one when it is sent again.
+const FRAME_MS: u32 = 33;
+/// A tag of time 0 that is longer holds media, not the description of a codec.
+const HEADER_BYTES_MAX: usize = 128;
 
 /// A publisher that was let in.
 #[derive(Debug)]
@@ -69,6 +74,42 @@ impl Publisher {
     /// The connection broke.
     pub async fn describe(&mut self, metadata: Metadata) -> Result<(), String> {
         self.command(ClientCommand::SendMetadata(metadata)).await
+    }
+
+    /// Sends the tags of a file over and over in real time, and answers the server, for `duration`. Returns how far it
+    /// fell behind its clock.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn replay(mut self, tags: &[Tag], duration: Duration) -> Result<Duration, String> {
+        let (mut behind, mut buffer) = (Duration::ZERO, [0; 4096]);
+        let length_ms = tags.last().map_or(0, |tag| tag.timestamp_ms + FRAME_MS);
+        let began = tokio::time::Instant::now();
+        for round in 0u32.. {
+            // What describes the codecs stands at the front, and is sent once.
+            for tag in tags.iter().filter(|tag| round == 0 || tag.timestamp_ms > 0 || tag.body.len() > HEADER_BYTES_MAX)
+            {
+                let timestamp_ms = round * length_ms + tag.timestamp_ms;
+                let at = began + Duration::from_millis(timestamp_ms.into());
+                while tokio::time::Instant::now() < at {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(at) => break,
+                        count = self.socket.read(&mut buffer) => {
+                            let count = count.map_err(|error| error.to_string())?;
+                            let input = if count == 0 { ClientInput::Eof } else { ClientInput::Received(&buffer[..count]) };
+                            self.session.handle_input(Instant::now(), input).map_err(|error| error.to_string())?;
+                            self.flush().await?;
+                        }
+                    }
+                }
+                if began.elapsed() >= duration {
+                    return self.close().await.map(|()| behind);
+                }
+                behind = behind.max(at.elapsed());
+                self.send(tag.track, timestamp_ms, tag.body.clone()).await?;
+            }
+        }
+        Ok(behind)
     }
 
     /// Ends the stream properly.

@@ -1,5 +1,6 @@
 // Watches a page in a real headless browser and prints what a viewer would see, one JSON object a line.
 //   node watch.mjs --url URL --seconds 10 [--browser chromium|firefox] [--shot a.png] [--width 1280 --height 720] [--gesture 1] [--touch 1]
+//   --frame 1 looks into the first frame of the page
 // Each line: {t, state, latency, time, frames, audioBytes, width, height, muted, paused, ready, buffered, loads}. The last line: {done: true, errors}.
 // Commands on standard input: "stop" ends it early.
 import fs from 'node:fs';
@@ -50,6 +51,7 @@ const look = () => {
     canTap: !!document.querySelector('.tap'),
   };
 };
+const watched = () => (options.frame ? page.frames()[1] ?? page.mainFrame() : page);
 let stopped = false;
 process.stdin.on('data', (data) => { if (String(data).includes('stop')) stopped = true; });
 process.stdin.on('end', () => { stopped = true; }); // whoever started this is gone: the browser must not stay
@@ -59,7 +61,7 @@ const end = began + 1000 * options.seconds;
 while (Date.now() < end && !stopped) {
   try {
     if (stopped) break;
-    console.log(JSON.stringify({ t: Date.now() - began, loads, ...(await page.evaluate(look)) }));
+    console.log(JSON.stringify({ t: Date.now() - began, loads, ...(await watched().evaluate(look)) }));
   } catch (error) {
     errors.push(String(error).slice(0, 200));
   }

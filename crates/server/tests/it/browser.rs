@@ -140,3 +140,30 @@ async fn another_resolution_plays_on_without_a_reload() {
     assert_plays(&viewer.watch(Duration::from_secs(3)).await, true);
     viewer.close().await;
 }
+
+/// A page of somebody else's, in a file.
+fn foreign_page(rig: &Rig, body: &str) -> String {
+    let file = rig.state.join("page.html");
+    std::fs::write(&file, format!("<!doctype html><meta charset=utf-8><title>A club</title>{body}")).expect("written");
+    format!("file://{}", file.display())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_and_the_element_play_on_other_peoples_pages() {
+    let rig = Rig::start().await;
+    let _encoder = Encoder::default().publish(&rig.publish_url("show").await);
+    rig.multivariant("show").await;
+    let home = format!("http://{}", rig.http());
+    let bodies = [
+        format!("<iframe src='{home}/watch/show' width=640 height=360 allow='autoplay; fullscreen'></iframe>"),
+        format!(
+            "<script type=module src='{home}/throughline-player.js'></script><throughline-player stream=show muted></throughline-player>"
+        ),
+    ];
+    for body in bodies {
+        let mut viewer = Viewer::open(&foreign_page(&rig, &body), &["--frame", "1"]);
+        viewer.until("it plays", |look| look.state == "playing" && look.frames > 10).await;
+        assert_plays(&viewer.watch(Duration::from_secs(3)).await, true);
+        viewer.close().await;
+    }
+}

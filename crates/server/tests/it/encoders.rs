@@ -204,6 +204,43 @@ async fn rtmp_play_serves_monitoring_tools() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rtmpdump_and_ffplay_play_over_rtmp() {
+    let rig = Rig::start().await;
+    let _encoder = Encoder::default().publish(&rig.publish_url("show").await);
+    rig.multivariant("show").await;
+    let url = format!("rtmp://{}/live/show", rig.rtmp());
+    let file = rig.state.join("dumped.flv");
+    let name = file.to_str().expect("a plain path");
+    let arguments = ["4", "rtmpdump", "-q", "-r", &url, "--live", "-o", name];
+    let (_, _, errors) = Program::start("/usr/bin/timeout", arguments).finish().await;
+    let described = decode(&file).await;
+    assert!(described.contains("h264,640,360") && described.contains("aac,48000"), "{described} {errors}");
+
+    let arguments = ["-v", "error", "-nodisp", "-autoexit", "-t", "2", &url];
+    let (success, _, errors) = Program::start("/usr/bin/ffplay", arguments).finish().await;
+    assert!(success, "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pictures_at_an_uneven_rate_keep_their_times_and_the_encoder_is_told() {
+    let rig = Rig::start().await;
+    // Every third picture is missing: 33 ms and 67 ms in turn.
+    let encoder = Encoder { extra: "-vf select='mod(n,3)' -fps_mode vfr", ..Encoder::default() };
+    let _encoder = encoder.publish(&rig.publish_url("show").await);
+    let (bytes, playlist) = record(&rig, "show", "video", 3).await;
+    assert!(playlist.segments.iter().all(|segment| !segment.gap && !segment.discontinuity));
+    let file = rig.state.join("uneven.mp4");
+    std::fs::write(&file, bytes).expect("written");
+    decode(&file).await;
+    let times = packet_times(&file).await;
+    let millis: Vec<i64> = times.windows(2).map(|pair| (pair[1].0 - pair[0].0) / 360).collect();
+    assert!(millis.iter().all(|step| (32..=35).contains(step) || (65..=68).contains(step)), "{millis:?}");
+    let view = rig.api("/api/v1/streams/show").await;
+    let advice = view["advice"].as_array().expect("a list").iter().filter_map(|advice| advice["code"].as_str());
+    assert!(advice.collect::<Vec<_>>().contains(&"variable_frame_rate"), "{view}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_resolution_is_a_discontinuity_with_its_own_map() {
     let rig = Rig::start().await;
     let url = rig.publish_url("show").await;

@@ -2,8 +2,10 @@
 
 mod browser;
 mod delivery;
+mod dialogues;
 mod encoders;
 mod lifecycle;
+mod limits;
 mod operations;
 mod refusals;
 mod rig;

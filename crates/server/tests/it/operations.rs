@@ -2,10 +2,12 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use testkit::http::{get, request};
+use testkit::programs::Program;
 
-use crate::rig::{Encoder, Rig};
+use crate::rig::{Encoder, Rig, eventually};
 
 fn throughline(arguments: &[&str]) -> (bool, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_throughline")).args(arguments).output().expect("starts");
@@ -91,4 +93,55 @@ fn config_check_prints_the_effective_configuration_or_the_mistake_with_its_place
     std::fs::write(&path, "[hls]\npart_target = 500\n").expect("writes");
     let (success, _, errors) = throughline(&["config", "check", "--config", name]);
     assert!(!success && errors.contains("line 2, column 1") && errors.contains("part_target_ms"), "{errors}");
+}
+
+/// Puts another self-made certificate into the files.
+fn renew(certificate: &Path, key: &Path) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("made");
+    std::fs::write(key, made.signing_key.serialize_pem()).expect("written");
+    std::fs::write(certificate, made.cert.pem()).expect("written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_certificate_is_used_by_https_and_rtmps_without_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [certificate, key, old] = ["chain.pem", "key.pem", "old.pem"].map(|name| folder.path().join(name));
+    renew(&certificate, &key);
+    let rig = Rig::with(|file| {
+        (file.tls.certificate, file.tls.key) = (Some(certificate.clone()), Some(key.clone()));
+    })
+    .await;
+    let ports = [rig.addresses.https, rig.addresses.rtmps].map(|address| address.expect("listens").port().to_string());
+    // curl checks the certificate before it speaks: 60 is a certificate it does not know.
+    let knows = async |port: &str, authority: &Path| {
+        let url = format!("https://localhost:{port}/");
+        let authority = authority.to_str().expect("a plain path");
+        let arguments = ["-s", "-m", "2", "-o", "/dev/null", "-w", "%{ssl_verify_result}", "--cacert", authority, &url];
+        let (_, out, _) = Program::start("/usr/bin/curl", arguments).finish().await;
+        out == "0"
+    };
+    for port in &ports {
+        assert!(knows(port, &certificate).await, "the first certificate");
+    }
+    std::fs::copy(&certificate, &old).expect("copied");
+    std::fs::write(&key, "no key at all").expect("written");
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert!(knows(&ports[0], &old).await, "a pair that does not fit changes nothing");
+
+    renew(&certificate, &key);
+    for port in &ports {
+        eventually("the new certificate", || async { knows(port, &certificate).await.then_some(()) }).await;
+        assert!(!knows(port, &old).await, "not the old one any more");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_has_enough_of_the_output_is_no_failure() {
+    let rig = Rig::start().await;
+    for stream in 0..200 {
+        rig.key(&format!("s{stream}")).await;
+    }
+    let line = format!("{} key list --state {} | head -n 1", env!("CARGO_BIN_EXE_throughline"), rig.state.display());
+    let (success, out, errors) = Program::start("/bin/bash", ["-o", "pipefail", "-c", &line]).finish().await;
+    assert!(success && out.starts_with("ID") && errors.is_empty(), "{out}{errors}");
 }

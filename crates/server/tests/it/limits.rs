@@ -1,0 +1,108 @@
+//! Those who take too much: connections, held requests, and readers that do not read.
+
+use std::time::Duration;
+
+use testkit::http::get;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::rig::{Encoder, Rig, eventually};
+
+/// The path of a complete segment.
+async fn segment(rig: &Rig) -> String {
+    let path = rig.playlist_path("show", "video").await;
+    let playlist = rig.playlist_when(&path, "a segment", |playlist| playlist.complete().count() >= 1).await;
+    let uri = playlist.complete().next().expect("one").uri.clone();
+    format!("{}/{uri}", path.rsplit_once('/').expect("a path").0)
+}
+
+async fn metric(rig: &Rig, name: &str) -> u64 {
+    let text = get(rig.addresses.ops.expect("listens"), "/metrics").await.text().to_owned();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    line.unwrap_or_else(|| panic!("there is no {name}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_does_not_read_is_cut_off_and_nobody_else() {
+    let rig = Rig::start().await;
+    let _encoder = Encoder::default().publish(&rig.publish_url("show").await);
+    let path = segment(&rig).await;
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    let mut socket = socket.connect(rig.http()).await.expect("connects");
+    // Far more than the kernel buffers: requests one after the other, and not a byte is read.
+    let requests = format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n").repeat(400);
+    let _ = tokio::join!(
+        eventually("it is cut off", || async {
+            assert_eq!(get(rig.http(), &path).await.status, 200, "others are served");
+            (metric(&rig, "throughline_http_slow_readers_total").await == 1).then_some(())
+        }),
+        socket.write_all(requests.as_bytes()),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_http_2_that_gives_no_window_is_cut_off() {
+    let rig = Rig::with(|file| file.limits.read_rate_min_bytes_per_second = 50_000).await;
+    let _encoder = Encoder::default().publish(&rig.publish_url("show").await);
+    let url = format!("http://{}{}", rig.http(), segment(&rig).await);
+    let socket = TcpStream::connect(rig.http()).await.expect("connects");
+    let (mut client, connection) =
+        h2::client::Builder::new().initial_window_size(100).handshake::<_, bytes::Bytes>(socket).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let request = hyper::Request::get(url).body(()).expect("a request");
+    let (response, _) = client.send_request(request, true).expect("sent");
+    let body = response.await.expect("answered").into_body();
+    eventually("it is cut off", || async {
+        (metric(&rig, "throughline_http_slow_readers_total").await == 1).then_some(())
+    })
+    .await;
+    let _ = tokio::time::timeout(Duration::from_secs(5), connection).await.expect("the connection is closed");
+    drop(body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_the_limit_connections_are_closed_and_places_come_free() {
+    let rig = Rig::with(|file| file.limits.http_connections_max = 3).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut socket = TcpStream::connect(rig.http()).await.expect("connects");
+        socket.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await.expect("written");
+        assert_ne!(socket.read(&mut [0; 1024]).await.expect("answered"), 0);
+        held.push(socket);
+    }
+    let mut refused = TcpStream::connect(rig.http()).await.expect("the kernel connects");
+    assert_eq!(refused.read(&mut [0; 16]).await.unwrap_or(0), 0, "closed at once");
+    held.pop();
+    eventually("a place is free", || async {
+        let mut socket = TcpStream::connect(rig.http()).await.expect("connects");
+        let _ = socket.write_all(b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await;
+        (socket.read(&mut [0; 16]).await.unwrap_or(0) > 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_the_limit_of_held_requests_they_are_told_to_come_back_and_others_are_served() {
+    let rig = Rig::with(|file| file.limits.blocked_requests_max = 2).await;
+    let _encoder = Encoder::default().publish(&rig.publish_url("show").await);
+    let path = rig.playlist_path("show", "video").await;
+    let playlist = rig.playlist_when(&path, "a segment", |playlist| playlist.complete().count() >= 1).await;
+    // The segment after the next is at least one second away.
+    let ahead = format!("{path}?_HLS_msn={}", playlist.edge().expect("parts").0 + 1);
+    let held = [tokio::spawn(hold(rig.http(), ahead.clone())), tokio::spawn(hold(rig.http(), ahead.clone()))];
+    eventually("both are held", || async {
+        (metric(&rig, "throughline_http_blocked_requests").await == 2).then_some(())
+    })
+    .await;
+    let refused = get(rig.http(), &ahead).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, "1"), "{}", refused.text());
+    assert_eq!(get(rig.http(), &path).await.status, 200, "what need not wait is served");
+    for request in held {
+        assert_eq!(request.await.expect("no panic"), 200);
+    }
+}
+
+async fn hold(server: std::net::SocketAddr, path: String) -> u16 {
+    get(server, &path).await.status
+}

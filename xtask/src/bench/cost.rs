@@ -1,0 +1,124 @@
+//! Processor time and memory of publishers that nobody watches.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::{Ours, Running, SETTLE, clip, processor_time, program, resident_kib};
+
+/// How long the cost of a publisher is measured.
+const MEASURE: Duration = Duration::from_secs(30);
+/// Streams of the two benchmarks with many.
+const PUBLISHERS: usize = 200;
+const MEMORY_STREAMS: usize = 20;
+/// Until the window of a playlist and what must stay fetchable behind it are full, and some.
+const WINDOW_FULL: Duration = Duration::from_secs(100);
+
+/// Processor time and memory for one publisher of 6 Mbit/s that is packaged and not watched, beside nginx-rtmp.
+pub(super) fn beside_nginx(folder: &Path) -> anyhow::Result<()> {
+    let clip = clip(folder, 6)?;
+    println!("one publisher of 6 Mbit/s, packaged, no viewer, {} s:", MEASURE.as_secs());
+    let ours = Ours::start(folder, "default")?;
+    report("throughline", &clip, &ours.publish_url("clip")?, ours.server.0.id())?;
+    drop(ours);
+    match nginx(folder)? {
+        None => println!("  nginx-rtmp   not installed (apt-get install nginx libnginx-mod-rtmp)"),
+        Some((server, url)) => report("nginx-rtmp", &clip, &url, server.0.id())?,
+    }
+    Ok(())
+}
+
+fn report(name: &str, clip: &Path, url: &str, process: u32) -> anyhow::Result<()> {
+    let mut publish = Command::new("ffmpeg");
+    publish.args(["-v", "error", "-nostdin", "-re", "-stream_loop", "-1", "-i"]).arg(clip);
+    let _publisher = Running::start(publish.args(["-c", "copy", "-f", "flv", url]))?;
+    sleep(SETTLE);
+    let share = share_of_a_core(process, MEASURE)?;
+    println!("  {name:12} {share:.2} % of a core, {} MiB resident", resident_kib(process) / 1024);
+    Ok(())
+}
+
+fn share_of_a_core(process: u32, duration: Duration) -> anyhow::Result<f64> {
+    let before = processor_time(process)?;
+    sleep(duration);
+    Ok(100.0 * (processor_time(process)? - before).as_secs_f64() / duration.as_secs_f64())
+}
+
+/// Starts as many publishers of a clip on the second core.
+fn replay(ours: &Ours, folder: &Path, count: usize, megabits: u32, duration: Duration) -> anyhow::Result<Running> {
+    let keys: Vec<String> = (0..count).map(|index| ours.key(&format!("s{index}"))).collect::<Result<_, _>>()?;
+    let list = folder.join("keys");
+    fs::write(&list, keys.join("\n"))?;
+    let mut command = Command::new("taskset");
+    command.args(["-c", "1"]).arg(program("publishers")).arg(&ours.rtmp).arg(clip(folder, megabits)?);
+    command.arg(duration.as_secs().to_string()).stdin(File::open(list)?);
+    Ok(Running(command.spawn()?))
+}
+
+/// The server on one core, the publishers on the other.
+pub(super) fn publishers(folder: &Path) -> anyhow::Result<()> {
+    println!("{PUBLISHERS} publishers, packaged, no viewer, the server held to one core:");
+    for megabits in [2, 6] {
+        let mut command = Command::new("taskset");
+        command.args(["-c", "0"]).arg(program("throughline"));
+        let ours = Ours::start_by(command, folder, "default", "127.0.0.1")?;
+        let mut replaying = replay(&ours, folder, PUBLISHERS, megabits, SETTLE * 2 + MEASURE)?;
+        sleep(SETTLE);
+        let share = share_of_a_core(ours.server.0.id(), MEASURE)?;
+        let resident = resident_kib(ours.server.0.id()) / 1024;
+        println!("  {megabits} Mbit/s each: {share:.0} % of a core, {resident} MiB resident");
+        replaying.0.wait()?; // it prints how it went
+    }
+    Ok(())
+}
+
+/// Resident memory against what the playlists must hold.
+pub(super) fn memory(folder: &Path) -> anyhow::Result<()> {
+    let ours = Ours::start(folder, "default")?;
+    let empty = resident_kib(ours.server.0.id());
+    let mut replaying = replay(&ours, folder, MEMORY_STREAMS, 6, WINDOW_FULL + SETTLE)?;
+    sleep(WINDOW_FULL);
+    let (resident, held) = (resident_kib(ours.server.0.id()), ours.held_bytes()? / 1024);
+    let per_stream = |kib: u64| kib as f64 / 1024.0 / MEMORY_STREAMS as f64;
+    let bound = per_stream(held) * 1.2 + 2.0;
+    println!(
+        "{MEMORY_STREAMS} streams of 6 Mbit/s after {} s: {:.1} MiB resident per stream over the empty server's {} MiB, {:.1} MiB of \
+         them listed or still fetchable; aim at most {bound:.1} MiB",
+        WINDOW_FULL.as_secs(),
+        per_stream(resident - empty),
+        empty / 1024,
+        per_stream(held)
+    );
+    replaying.0.wait()?;
+    Ok(())
+}
+
+/// nginx with its RTMP module making HLS, as its documentation shows it.
+fn nginx(folder: &Path) -> anyhow::Result<Option<(Running, String)>> {
+    let module = Path::new("/usr/lib/nginx/modules/ngx_rtmp_module.so");
+    if !module.exists() {
+        return Ok(None);
+    }
+    let hls = folder.join("hls");
+    fs::create_dir_all(&hls)?;
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let config = folder.join("nginx.conf");
+    let text = format!(
+        "load_module {};\nuser root;\ndaemon off;\nmaster_process off;\npid {}/nginx.pid;\nerror_log {}/nginx.log;\nevents {{}}\n\
+         rtmp {{ server {{ listen 127.0.0.1:{port}; application live {{ live on; hls on; hls_path {}; hls_fragment 2s; \
+         hls_playlist_length 32s; }} }} }}\n",
+        module.display(),
+        folder.display(),
+        folder.display(),
+        hls.display()
+    );
+    fs::write(&config, text)?;
+    let mut command = Command::new("nginx");
+    let server = command.arg("-c").arg(&config).stderr(Stdio::null()).spawn().context("nginx")?;
+    sleep(Duration::from_secs(1));
+    Ok(Some((Running(server), format!("rtmp://127.0.0.1:{port}/live/clip"))))
+}

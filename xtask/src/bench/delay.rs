@@ -1,0 +1,69 @@
+//! How far behind the viewer is, and how soon there is a picture.
+
+use std::path::Path;
+use std::process::Command;
+use std::thread::sleep;
+
+use super::{Ours, Running, SETTLE, tool};
+
+/// The source carries a clock in its picture; its GOP is one second.
+fn source(mut command: Command, url: &str) -> anyhow::Result<Running> {
+    command.arg(tool("clock.sh")).arg(url);
+    Running::start(command.envs([("SIZE", "640x360"), ("GOP", "30"), ("KBPS", "1000"), ("SECONDS_", "200")]))
+}
+
+fn watch(mut command: Command, http: &str, options: &[&str]) -> anyhow::Result<String> {
+    let page = format!("http://{http}/watch/clock");
+    let output = command.arg(tool("glass.mjs")).args(["--url", &page]).args(options).output()?;
+    Ok(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+        .trim()
+        .to_owned())
+}
+
+/// Glass to glass through the player page.
+pub(super) fn glass_to_glass(folder: &Path) -> anyhow::Result<()> {
+    println!("glass to glass, 640x360p30, 1 s GOP, the player page in Chromium:");
+    for profile in ["default", "lan"] {
+        let ours = Ours::start(folder, profile)?;
+        let _source = source(Command::new("bash"), &ours.publish_url("clock")?)?;
+        sleep(SETTLE);
+        println!("  {profile:8} {}", watch(Command::new("node"), &ours.http, &["--seconds", "60"])?);
+    }
+    Ok(())
+}
+
+/// From the address to the first picture.
+pub(super) fn join(folder: &Path) -> anyhow::Result<()> {
+    let ours = Ours::start(folder, "default")?;
+    let _source = source(Command::new("bash"), &ours.publish_url("clock")?)?;
+    sleep(SETTLE);
+    println!("first picture, empty caches: {}", watch(Command::new("node"), &ours.http, &["--joins", "40"])?);
+    Ok(())
+}
+
+/// The same over a line of 100 ms there and back with 30 ms of jitter, between two network namespaces (needs root).
+pub(super) fn impaired_line(folder: &Path) -> anyhow::Result<()> {
+    let netlag =
+        |words: &[&str]| Command::new("bash").arg(tool("netlag.sh")).args(words).env("RIG_RUN", folder).output();
+    let up = netlag(&["up", "bench", "both:delay=50,jitter=15"])?;
+    if !up.status.success() {
+        println!("impaired line: not measured, it needs root: {}", String::from_utf8_lossy(&up.stderr).trim());
+        return Ok(());
+    }
+    let measured = over_the_line(folder);
+    netlag(&["down", "bench"])?;
+    println!("over 100 ms + 30 ms of jitter, default profile: {}", measured?);
+    Ok(())
+}
+
+fn over_the_line(folder: &Path) -> anyhow::Result<String> {
+    let inside = |host: &str, program: &Path| {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", host]).arg(program);
+        command
+    };
+    let ours = Ours::start_by(inside("bench-a", &super::program("throughline")), folder, "default", "10.209.0.1")?;
+    let _source = source(inside("bench-a", Path::new("bash")), &ours.publish_url("clock")?)?;
+    sleep(SETTLE);
+    watch(inside("bench-b", Path::new("node")), &ours.http, &["--seconds", "120"])
+}
