@@ -2,7 +2,7 @@
 CARGO = cargo
 LOCKED = --locked
 
-.PHONY: run test check fix fuzz bench web
+.PHONY: run test check fix fuzz bench soak drill-obs web
 
 # The server with a demo source; prints the page to open.
 run:
@@ -40,6 +40,18 @@ bench:
 	@$(CARGO) xtask setup test
 	@$(CARGO) build $(LOCKED) --release --quiet --package throughline-server --package throughline-testkit
 	@$(CARGO) xtask bench $(WHAT)
+
+# An hour of 4K at 60 Mbit/s beside 720p: memory must be flat and PROGRAM-DATE-TIME within 50 ms of the clock.
+MINUTES = 60
+soak:
+	@$(CARGO) xtask setup run
+	@$(CARGO) build $(LOCKED) --release --quiet --package throughline-server --package throughline-testkit
+	@$(CARGO) xtask soak $(MINUTES)
+
+# A real OBS Studio, without a screen, publishes for 24 seconds.
+drill-obs:
+	@$(CARGO) build $(LOCKED) --release --quiet --package throughline-server
+	@$(CARGO) xtask drill-obs
 
 # Every fuzz target for FUZZ_SECONDS; crashes become unit tests. Needs no nightly.
 FUZZ_SECONDS = 10

@@ -4,6 +4,7 @@
 
 mod cost;
 mod delay;
+mod soak;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
 use crate::root;
 
@@ -55,10 +56,20 @@ pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
     if let Some(unknown) = names.iter().find(|name| ALL.iter().all(|(known, _)| known != *name)) {
         bail!("no benchmark is called {unknown}");
     }
+    let wanted = ALL.iter().filter(|(name, _)| names.is_empty() || names.contains(name));
+    in_a_folder(|folder| wanted.map(|(_, bench)| bench(folder)).find(Result::is_err).unwrap_or(Ok(())))
+}
+
+/// The long run.
+pub(crate) fn soak(minutes: &str) -> anyhow::Result<()> {
+    let minutes = minutes.parse().context("minutes")?;
+    in_a_folder(|folder| soak::run(folder, minutes))
+}
+
+pub(crate) fn in_a_folder(work: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let folder = std::env::temp_dir().join(format!("throughline-bench-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
-    let wanted = ALL.iter().filter(|(name, _)| names.is_empty() || names.contains(name));
-    let outcome = wanted.map(|(_, bench)| bench(&folder)).find(Result::is_err).unwrap_or(Ok(()));
+    let outcome = work(&folder);
     let _ = fs::remove_dir_all(&folder);
     outcome
 }
@@ -67,21 +78,21 @@ fn program(name: &str) -> PathBuf {
     root().join("target/release").join(name)
 }
 
-fn tool(name: &str) -> PathBuf {
+pub(crate) fn tool(name: &str) -> PathBuf {
     root().join("crates/testkit/tools").join(name)
 }
 
 /// A server of ours, the release build.
-struct Ours {
+pub(crate) struct Ours {
     server: Running,
     state: PathBuf,
     http: String,
-    rtmp: String,
+    pub(crate) rtmp: String,
 }
 
 impl Ours {
     /// On free ports of the loopback interface.
-    fn start(folder: &Path, profile: &str) -> anyhow::Result<Self> {
+    pub(crate) fn start(folder: &Path, profile: &str) -> anyhow::Result<Self> {
         Self::start_by(Command::new(program("throughline")), folder, profile, "127.0.0.1")
     }
 
@@ -107,7 +118,7 @@ impl Ours {
         Ok(Self { server, state, http: address("http"), rtmp: address("rtmp") })
     }
 
-    fn key(&self, stream: &str) -> anyhow::Result<String> {
+    pub(crate) fn key(&self, stream: &str) -> anyhow::Result<String> {
         let mut command = Command::new(program("throughline"));
         let output = command.args(["key", "create", stream, "--state"]).arg(&self.state).output()?;
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
@@ -117,25 +128,45 @@ impl Ours {
         Ok(format!("rtmp://{}/live/{}", self.rtmp, self.key(stream)?))
     }
 
-    /// Bytes of media that its streams hold, by its own account.
-    fn held_bytes(&self) -> anyhow::Result<u64> {
+    /// Its streams, by its own account.
+    pub(crate) fn streams(&self) -> anyhow::Result<Vec<serde_json::Value>> {
         let mut command = Command::new(program("throughline"));
         let output = command.args(["status", "--json", "--state"]).arg(&self.state).output()?;
-        let known: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-        let streams = known.as_array().into_iter().flatten();
-        Ok(streams.filter_map(|stream| stream["delivery"]["held_bytes"].as_u64()).sum())
+        Ok(serde_json::from_slice(&output.stdout)?)
     }
 }
 
-/// Twelve seconds of 720p30 with this bit rate.
-fn clip(folder: &Path, megabits: u32) -> anyhow::Result<PathBuf> {
+/// What a clip is.
+#[derive(Clone, Copy)]
+enum Size {
+    /// 720p30 at 2 Mbit/s.
+    Small,
+    /// 720p30 at 6 Mbit/s.
+    Hd,
+    /// 2160p30 at 60 Mbit/s.
+    Uhd,
+}
+
+impl Size {
+    fn picture_and_megabits(self) -> (&'static str, u32) {
+        match self {
+            Self::Small => ("1280x720", 2),
+            Self::Hd => ("1280x720", 6),
+            Self::Uhd => ("3840x2160", 60),
+        }
+    }
+}
+
+/// Twelve seconds of pictures and sound at a constant bit rate.
+fn clip(folder: &Path, size: Size) -> anyhow::Result<PathBuf> {
+    let (picture, megabits) = size.picture_and_megabits();
     let clip = folder.join(format!("clip-{megabits}.flv"));
     if clip.exists() {
         return Ok(clip);
     }
     let rate = format!("{megabits}M");
     let mut encode = Command::new("ffmpeg");
-    encode.args(["-v", "error", "-y", "-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=30"]);
+    encode.args(["-v", "error", "-y", "-f", "lavfi", "-i", &format!("testsrc2=size={picture}:rate=30")]);
     encode.args(["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000", "-t", "12", "-c:v", "libx264"]);
     encode
         .args(["-preset", "veryfast", "-g", "60", "-bf", "0", "-pix_fmt", "yuv420p", "-b:v", &rate, "-minrate", &rate]);

@@ -6,6 +6,7 @@
 mod bar;
 mod bench;
 mod layers;
+mod obs;
 mod run;
 mod setup;
 mod specs;
@@ -58,9 +59,13 @@ fn run_command() -> anyhow::Result<()> {
         ["layers"] => layers::check(),
         ["specs"] => specs::check(),
         ["bar"] => bar::print(),
+        ["drill-obs"] => obs::run(),
+        ["soak", minutes] => bench::soak(minutes),
         ["bench", ref names @ ..] => bench::run(names),
         ["web-hash"] => web::check(),
         ["web-hash", "write"] => web::write(),
-        _ => bail!("usage: cargo xtask setup run|setup test|run|bench|layers|specs|bar|web-hash [write]"),
+        _ => bail!(
+            "usage: cargo xtask setup run|setup test|run|bench [name…]|soak MINUTES|drill-obs|layers|specs|bar|web-hash [write]"
+        ),
     }
 }

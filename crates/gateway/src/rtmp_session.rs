@@ -211,7 +211,7 @@ impl Connection<'_> {
                 }
             }
             Event::Media { time_nanos, media } => self.on_media(time_nanos, media),
-            Event::PublishEnded => debug!("publisher ended its stream"),
+            Event::PublishEnded => self.end(), // at once: the connection stays until the peer closes it
         }
     }
 
@@ -228,6 +228,14 @@ impl Connection<'_> {
                     if matches!(error, PublishError::Busy(_)) { RejectReason::busy } else { RejectReason::limit };
                 (reason, Rejection::BadName(error.to_string()))
             })
+        });
+        // The key may have been revoked in between, too early for this leg to be thrown out with it.
+        let outcome = outcome.and_then(|leg| match self.authorize(path, name) {
+            Ok(_) => Ok(leg),
+            Err(refusal) => {
+                leg.close(arrival());
+                Err(refusal)
+            }
         });
         match outcome {
             Ok(leg) => {

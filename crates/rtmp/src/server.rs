@@ -16,6 +16,8 @@ use crate::{Error, Violation};
 
 /// Time for C0 to C2. spec: RTMP 1.0 §5.2 sets none
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for the peer to close after it ended its stream.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time from the handshake to a publish or play.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most bytes behind a publish or play before the application has decided.
@@ -141,7 +143,8 @@ pub enum Event {
 /// ```text
 /// Handshake ──C2──▶ Connecting ──connect──▶ Connected ──publish──▶ PublishPending ──accept──▶ Publishing
 ///                                               └──────play──────▶ PlayPending ────accept──▶ Playing
-/// any ──error, eof, close, deleteStream──▶ Closed
+/// Publishing, Playing ──deleteStream──▶ Ended
+/// any ──error, eof, close, timeout──▶ Closed
 /// ```
 #[derive(Debug)]
 enum State {
@@ -152,6 +155,7 @@ enum State {
     PlayPending { stream_id: u32 },
     Publishing { stream_id: u32, clock: Unroller, deadline: Instant, seen_media: bool },
     Playing { stream_id: u32, origin_nanos: Option<i64> },
+    Ended { deadline: Instant },
     Closed,
 }
 
@@ -200,7 +204,8 @@ impl ServerSession {
             State::Handshake { deadline, .. }
             | State::Connecting { deadline }
             | State::Connected { deadline, .. }
-            | State::Publishing { deadline, .. } => Some(*deadline),
+            | State::Publishing { deadline, .. }
+            | State::Ended { deadline } => Some(*deadline),
             State::PublishPending { .. } | State::PlayPending { .. } | State::Playing { .. } | State::Closed => None,
         };
         self.link.poll(deadline)
@@ -260,6 +265,10 @@ impl ServerSession {
 
     fn on_timeout(&mut self, now: Instant) -> Result<(), Error> {
         let error = match &self.state {
+            State::Ended { deadline } if *deadline <= now => {
+                self.state = State::Closed;
+                return Ok(());
+            }
             State::Handshake { deadline, .. } if *deadline <= now => Error::HandshakeTimeout,
             State::Connecting { deadline } | State::Connected { deadline, .. } if *deadline <= now => {
                 Error::CommandTimeout
@@ -342,8 +351,10 @@ impl ServerSession {
             ("FCUnpublish" | "deleteStream" | "closeStream", State::Publishing { .. } | State::Playing { .. }) => {
                 if matches!(self.state, State::Publishing { .. }) {
                     self.link.push(Event::PublishEnded);
+                    self.status(stream_id, status("status", "NetStream.Unpublish.Success", "the stream has ended"));
                 }
-                self.state = State::Closed;
+                // The peer closes: some call it an error when the server is faster.
+                self.state = State::Ended { deadline: now + GOODBYE_TIMEOUT };
             }
             _ => {} // _checkbw, onStatus and other things that need no answer
         }
@@ -482,7 +493,7 @@ impl ServerSession {
             State::Connected { .. } | State::Connecting { .. } => {
                 self.status(0, status("error", "NetConnection.Connect.Closed", text));
             }
-            State::Handshake { .. } | State::Closed => {}
+            State::Handshake { .. } | State::Ended { .. } | State::Closed => {}
         }
     }
 }

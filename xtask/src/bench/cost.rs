@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::{Ours, Running, SETTLE, clip, processor_time, program, resident_kib};
+use super::{Ours, Running, SETTLE, Size, clip, processor_time, program, resident_kib};
 
 /// How long the cost of a publisher is measured.
 const MEASURE: Duration = Duration::from_secs(30);
@@ -20,7 +20,7 @@ const WINDOW_FULL: Duration = Duration::from_secs(100);
 
 /// Processor time and memory for one publisher of 6 Mbit/s that is packaged and not watched, beside nginx-rtmp.
 pub(super) fn beside_nginx(folder: &Path) -> anyhow::Result<()> {
-    let clip = clip(folder, 6)?;
+    let clip = clip(folder, Size::Hd)?;
     println!("one publisher of 6 Mbit/s, packaged, no viewer, {} s:", MEASURE.as_secs());
     let ours = Ours::start(folder, "default")?;
     report("throughline", &clip, &ours.publish_url("clip")?, ours.server.0.id())?;
@@ -48,13 +48,23 @@ fn share_of_a_core(process: u32, duration: Duration) -> anyhow::Result<f64> {
     Ok(100.0 * (processor_time(process)? - before).as_secs_f64() / duration.as_secs_f64())
 }
 
-/// Starts as many publishers of a clip on the second core.
-fn replay(ours: &Ours, folder: &Path, count: usize, megabits: u32, duration: Duration) -> anyhow::Result<Running> {
-    let keys: Vec<String> = (0..count).map(|index| ours.key(&format!("s{index}"))).collect::<Result<_, _>>()?;
-    let list = folder.join("keys");
+fn names(count: usize) -> Vec<String> {
+    (0..count).map(|index| format!("s{index}")).collect()
+}
+
+/// Starts a publisher of a clip for each stream, on the second core.
+pub(super) fn replay(
+    ours: &Ours,
+    folder: &Path,
+    streams: &[String],
+    size: Size,
+    duration: Duration,
+) -> anyhow::Result<Running> {
+    let keys: Vec<String> = streams.iter().map(|stream| ours.key(stream)).collect::<Result<_, _>>()?;
+    let list = folder.join(format!("keys-{}", streams.first().map_or("", String::as_str)));
     fs::write(&list, keys.join("\n"))?;
     let mut command = Command::new("taskset");
-    command.args(["-c", "1"]).arg(program("publishers")).arg(&ours.rtmp).arg(clip(folder, megabits)?);
+    command.args(["-c", "1"]).arg(program("publishers")).arg(&ours.rtmp).arg(clip(folder, size)?);
     command.arg(duration.as_secs().to_string()).stdin(File::open(list)?);
     Ok(Running(command.spawn()?))
 }
@@ -62,11 +72,12 @@ fn replay(ours: &Ours, folder: &Path, count: usize, megabits: u32, duration: Dur
 /// The server on one core, the publishers on the other.
 pub(super) fn publishers(folder: &Path) -> anyhow::Result<()> {
     println!("{PUBLISHERS} publishers, packaged, no viewer, the server held to one core:");
-    for megabits in [2, 6] {
+    for size in [Size::Small, Size::Hd] {
+        let (_, megabits) = size.picture_and_megabits();
         let mut command = Command::new("taskset");
         command.args(["-c", "0"]).arg(program("throughline"));
         let ours = Ours::start_by(command, folder, "default", "127.0.0.1")?;
-        let mut replaying = replay(&ours, folder, PUBLISHERS, megabits, SETTLE * 2 + MEASURE)?;
+        let mut replaying = replay(&ours, folder, &names(PUBLISHERS), size, SETTLE * 2 + MEASURE)?;
         sleep(SETTLE);
         let share = share_of_a_core(ours.server.0.id(), MEASURE)?;
         let resident = resident_kib(ours.server.0.id()) / 1024;
@@ -80,9 +91,11 @@ pub(super) fn publishers(folder: &Path) -> anyhow::Result<()> {
 pub(super) fn memory(folder: &Path) -> anyhow::Result<()> {
     let ours = Ours::start(folder, "default")?;
     let empty = resident_kib(ours.server.0.id());
-    let mut replaying = replay(&ours, folder, MEMORY_STREAMS, 6, WINDOW_FULL + SETTLE)?;
+    let mut replaying = replay(&ours, folder, &names(MEMORY_STREAMS), Size::Hd, WINDOW_FULL + SETTLE)?;
     sleep(WINDOW_FULL);
-    let (resident, held) = (resident_kib(ours.server.0.id()), ours.held_bytes()? / 1024);
+    let resident = resident_kib(ours.server.0.id());
+    let held: u64 = ours.streams()?.iter().filter_map(|stream| stream["delivery"]["held_bytes"].as_u64()).sum();
+    let held = held / 1024;
     let per_stream = |kib: u64| kib as f64 / 1024.0 / MEMORY_STREAMS as f64;
     let bound = per_stream(held) * 1.2 + 2.0;
     println!(

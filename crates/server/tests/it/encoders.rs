@@ -162,6 +162,17 @@ async fn gstreamer_publishes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn gstreamer_ends_its_stream_without_an_error() {
+    let rig = Rig::start().await;
+    let location = format!("location={}", rig.publish_url("show").await);
+    let line = "-e videotestsrc is-live=true num-buffers=60 ! video/x-raw,width=320,height=180,framerate=30/1 ! x264enc \
+        tune=zerolatency speed-preset=ultrafast key-int-max=30 ! h264parse ! flvmux streamable=true ! rtmp2sink";
+    let arguments = line.split_whitespace().chain([location.as_str()]);
+    let (success, out, errors) = Program::start("/usr/bin/gst-launch-1.0", arguments).finish().await;
+    assert!(success && !errors.contains("ERROR"), "{out}{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sound_alone_and_picture_alone_are_streams() {
     let rig = Rig::start().await;
     let _radio = Encoder { video: None, ..Encoder::default() }.publish(&rig.publish_url("radio").await);
