@@ -60,7 +60,7 @@ export class LivePlayer {
     private readonly onChange: (snapshot: Snapshot) => void,
   ) {
     this.#timers.push(setInterval(() => this.#watch(), WATCH_MS));
-    void this.#probe();
+    this.#load(); // most come while the stream runs: asking first would cost them a round trip
   }
 
   destroy(): void {
@@ -200,13 +200,13 @@ export class LivePlayer {
       this.#hls?.recoverMediaError();
       return;
     }
-    this.#restart();
+    this.#restart(data.response?.code ? 'waiting' : null); // no answer at all: still connecting
   }
 
   /** Keeps the last picture and asks for the stream again. */
-  #restart(): void {
+  #restart(state: State | null = 'waiting'): void {
     this.#hls?.stopLoad();
-    if (!this.#ended) this.#set({ state: this.#played ? 'reconnecting' : 'waiting' });
+    if (!this.#ended && state) this.#set({ state: this.#played ? 'reconnecting' : state });
     if (!this.#poll) this.#poll = setTimeout(() => void this.#probe(), POLL_MS);
   }
 

@@ -1,13 +1,10 @@
 //! One broadcast of one stream: its packager, who feeds it, who reads it.
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use hls::{Continuation, Decision, Directives, Packager, PackagerConfig, Resource};
 use hub::{Entry, Item, Stream, Tracks};
 use media::TrackKind;
@@ -17,6 +14,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::reply::gzip;
 use crate::{EraRecord, EraStore};
 
 /// How often the packager looks at the clock while no media comes.
@@ -410,12 +408,6 @@ fn etag_of(text: &str) -> String {
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     format!("\"{hash:016x}\"")
-}
-
-fn gzip(plain: &[u8]) -> Bytes {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 3), Compression::new(4));
-    let written = encoder.write_all(plain).and_then(|()| encoder.finish());
-    written.expect("writing to memory does not fail").into()
 }
 
 fn base36(mut value: u64) -> String {

@@ -167,15 +167,15 @@ impl Delivery {
                 return self.of_broadcast(request, stream, broadcast, file).await;
             }
             (Some("watch"), Some(stream), None, None, None) if stream.parse::<StreamName>().is_ok() => {
-                (HttpClass::page, pages::page())
+                (HttpClass::page, pages::page(accepts_gzip(request)))
             }
-            (Some(""), None, None, None, None) => (HttpClass::page, pages::page()),
+            (Some(""), None, None, None, None) => (HttpClass::page, pages::page(accepts_gzip(request))),
             (Some("assets"), Some(file), None, None, None) => {
-                let reply = pages::file(&format!("assets/{file}"));
+                let reply = pages::file(&format!("assets/{file}"), accepts_gzip(request));
                 (HttpClass::page, reply.unwrap_or_else(not_found))
             }
             (Some(file @ ("throughline-player.js" | "favicon.svg")), None, None, None, None) => {
-                (HttpClass::page, pages::file(file).unwrap_or_else(not_found))
+                (HttpClass::page, pages::file(file, accepts_gzip(request)).unwrap_or_else(not_found))
             }
             _ => (HttpClass::other, not_found()),
         };

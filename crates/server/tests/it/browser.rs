@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use testkit::programs::Ffmpeg;
-
 use crate::rig::{Encoder, Look, Rig, Viewer};
 
 fn page(rig: &Rig) -> String {
@@ -31,11 +29,10 @@ fn assert_plays(looks: &[Look], with_sound: bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn h264_with_b_frames_and_aac_plays_in_chromium_close_to_live() {
     let rig = Rig::start().await;
-    let video = Some("libx264 -preset veryfast -bf 2 -g 30 -sc_threshold 0 -pix_fmt yuv420p -b:v 600k");
     let mut viewer = Viewer::open(&page(&rig), &[]);
     let waiting = viewer.until("it says that it waits", |look| look.state == "waiting").await;
     assert!(waiting.text.contains("Waiting for the stream"));
-    let _encoder = Encoder { video, ..Encoder::default() }.publish(&rig.publish_url("show").await);
+    let _encoder = Encoder::with_b_frames().publish(&rig.publish_url("show").await);
     viewer.until("it plays by itself", |look| look.state == "playing").await;
     let looks = viewer.watch(Duration::from_secs(6)).await;
     assert_plays(&looks, true);
@@ -63,15 +60,7 @@ async fn where_the_browser_forbids_sound_it_starts_muted_and_one_tap_gives_it() 
 #[tokio::test(flavor = "multi_thread")]
 async fn av1_with_opus_plays_in_chromium() {
     let rig = Rig::start().await;
-    let video = Some("libsvtav1 -preset 12 -svtav1-params rtc=1:pred-struct=1:rc=2 -g 30 -pix_fmt yuv420p -b:v 300k");
-    let encoder = Encoder {
-        ffmpeg: Ffmpeg::Current,
-        size: "320x180",
-        video,
-        audio: Some("libopus -b:a 64k"),
-        ..Encoder::default()
-    };
-    let _encoder = encoder.publish(&rig.publish_url("show").await);
+    let _encoder = Encoder::av1_with_opus().publish(&rig.publish_url("show").await);
     let mut viewer = Viewer::open(&page(&rig), &[]);
     viewer.until("it plays", |look| look.state == "playing").await;
     assert_plays(&viewer.watch(Duration::from_secs(4)).await, true);
@@ -81,11 +70,7 @@ async fn av1_with_opus_plays_in_chromium() {
 #[tokio::test(flavor = "multi_thread")]
 async fn hevc_plays_in_firefox() {
     let rig = Rig::start().await;
-    let video = Some(
-        "libx265 -preset ultrafast -x265-params log-level=none:keyint=30:min-keyint=30:bframes=0 -pix_fmt yuv420p -b:v 500k",
-    );
-    let encoder = Encoder { ffmpeg: Ffmpeg::Current, size: "320x180", video, ..Encoder::default() };
-    let _encoder = encoder.publish(&rig.publish_url("show").await);
+    let _encoder = Encoder::hevc().publish(&rig.publish_url("show").await);
     rig.multivariant("show").await;
     let mut viewer = Viewer::open(&page(&rig), &["--browser", "firefox"]);
     viewer.until("it plays", |look| look.state == "playing").await;

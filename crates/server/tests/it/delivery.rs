@@ -102,6 +102,10 @@ async fn head_etag_ranges_gzip_and_cors_are_served() {
     assert_eq!((beyond.status, beyond.header("content-range")), (416, &*format!("bytes */{length}")));
     let huge = request(server, "GET", &segment, &[("range", "bytes=0-18446744073709551615")]).await;
     assert_eq!((huge.status, huge.body.len()), (206, length));
+    for (tag, status) in [(whole.header("etag"), 206), ("\"another\"", 200)] {
+        let answer = request(server, "GET", &segment, &[("range", "bytes=100-299"), ("if-range", tag)]).await;
+        assert_eq!(answer.status, status, "a part only of what the client knows: {tag}");
+    }
     let again = request(server, "GET", &segment, &[("if-none-match", whole.header("etag"))]).await;
     assert_eq!((again.status, again.body.len()), (304, 0));
 
@@ -117,6 +121,19 @@ async fn head_etag_ranges_gzip_and_cors_are_served() {
     assert!(preflight.header("access-control-allow-headers").contains("Range"));
     let post = request(server, "POST", &segment, &[]).await;
     assert_eq!((post.status, post.header("allow")), (405, "GET, HEAD, OPTIONS"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_is_compressed_and_its_script_cached_for_good() {
+    let rig = Rig::start().await;
+    let page = request(rig.http(), "GET", "/watch/show", &[("accept-encoding", "gzip")]).await;
+    assert_eq!((page.header("content-encoding"), page.header("cache-control")), ("gzip", "public, max-age=60"));
+    let text = get(rig.http(), "/watch/show").await.text().to_owned();
+    let script = text.split('"').find(|word| word.ends_with(".js")).expect("a script").to_owned();
+    let plain = get(rig.http(), &script).await;
+    let zipped = request(rig.http(), "GET", &script, &[("accept-encoding", "gzip")]).await;
+    assert!(zipped.header("cache-control").contains("immutable"), "its name follows from its content");
+    assert!(zipped.body.len() < plain.body.len() / 2, "{} of {} bytes", zipped.body.len(), plain.body.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,8 +72,7 @@ async fn check_media(rig: &Rig, stream: &str, expected: &[(&str, &str)]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn h264_with_b_frames_and_aac_decodes_across_every_part_boundary() {
     let rig = Rig::start().await;
-    let video = Some("libx264 -preset veryfast -bf 2 -g 30 -sc_threshold 0 -pix_fmt yuv420p -b:v 600k");
-    let _encoder = Encoder { video, ..Encoder::default() }.publish(&rig.publish_url("show").await);
+    let _encoder = Encoder::with_b_frames().publish(&rig.publish_url("show").await);
     check_media(&rig, "show", &[("video", "h264,640,360"), ("audio", "aac,48000")]).await;
 
     let view = rig.api("/api/v1/streams/show").await;
@@ -95,11 +94,7 @@ async fn sound_at_44_1_khz_stays_on_its_grid() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ertmp_01_hevc_with_aac_arrives() {
     let rig = Rig::start().await;
-    let video = Some(
-        "libx265 -preset ultrafast -x265-params log-level=none:keyint=30:min-keyint=30:bframes=0 -pix_fmt yuv420p -b:v 500k",
-    );
-    let encoder = Encoder { ffmpeg: Ffmpeg::Current, size: "320x180", video, ..Encoder::default() };
-    let _encoder = encoder.publish(&rig.publish_url("show").await);
+    let _encoder = Encoder::hevc().publish(&rig.publish_url("show").await);
     let text = rig.multivariant("show").await;
     assert!(text.contains("CODECS=\"hvc1."), "{text}");
     check_media(&rig, "show", &[("video", "hevc,320,180"), ("audio", "aac,48000")]).await;
@@ -108,15 +103,7 @@ async fn ertmp_01_hevc_with_aac_arrives() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ertmp_01_av1_with_opus_arrives() {
     let rig = Rig::start().await;
-    let video = Some("libsvtav1 -preset 12 -svtav1-params rtc=1:pred-struct=1:rc=2 -g 30 -pix_fmt yuv420p -b:v 300k");
-    let encoder = Encoder {
-        ffmpeg: Ffmpeg::Current,
-        size: "320x180",
-        video,
-        audio: Some("libopus -b:a 64k"),
-        ..Encoder::default()
-    };
-    let _encoder = encoder.publish(&rig.publish_url("show").await);
+    let _encoder = Encoder::av1_with_opus().publish(&rig.publish_url("show").await);
     let text = rig.multivariant("show").await;
     assert!(text.contains("CODECS=\"av01.0.") && text.contains("opus\""), "{text}");
     check_media(&rig, "show", &[("video", "av1,320,180"), ("audio", "opus,48000")]).await;
@@ -256,8 +243,7 @@ async fn another_resolution_is_a_discontinuity_with_its_own_map() {
     let rig = Rig::start().await;
     let url = rig.publish_url("show").await;
     let encoder = Encoder::default().publish(&url);
-    let path = rig.playlist_path("show", "video").await;
-    rig.playlist_when(&path, "two segments", |playlist| playlist.complete().count() >= 2).await;
+    rig.two_segments("show", "video").await;
     encoder.kill().await;
     let _encoder = Encoder { size: "320x180", ..Encoder::default() }.publish(&url);
 

@@ -33,8 +33,7 @@ async fn ll_07_a_longer_loss_is_signalled_as_gaps_and_then_the_program_goes_on()
     let rig = Rig::start().await;
     let url = rig.publish_url("show").await;
     let encoder = Encoder::default().publish(&url);
-    let path = rig.playlist_path("show", "video").await;
-    rig.playlist_when(&path, "two segments", |playlist| playlist.complete().count() >= 2).await;
+    let path = rig.two_segments("show", "video").await;
     encoder.kill().await;
     let gaps = |playlist: &Playlist| playlist.segments.iter().filter(|segment| segment.gap).count();
     for track in ["video", "audio"] {

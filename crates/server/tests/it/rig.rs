@@ -121,6 +121,13 @@ impl Rig {
         Playlist::parse(answer.text())
     }
 
+    /// Waits until a track has two complete segments; the path of its playlist.
+    pub(crate) async fn two_segments(&self, stream: &str, track: &str) -> String {
+        let path = self.playlist_path(stream, track).await;
+        self.playlist_when(&path, "two segments", |playlist| playlist.complete().count() >= 2).await;
+        path
+    }
+
     /// Waits until a playlist satisfies a condition.
     pub(crate) async fn playlist_when(&self, path: &str, what: &str, holds: impl Fn(&Playlist) -> bool) -> Playlist {
         eventually(what, || async {
@@ -165,6 +172,24 @@ impl Default for Encoder {
 }
 
 impl Encoder {
+    pub(crate) fn with_b_frames() -> Self {
+        let video = Some("libx264 -preset veryfast -bf 2 -g 30 -sc_threshold 0 -pix_fmt yuv420p -b:v 600k");
+        Self { video, ..Self::default() }
+    }
+
+    pub(crate) fn hevc() -> Self {
+        let video = Some(
+            "libx265 -preset ultrafast -x265-params log-level=none:keyint=30:min-keyint=30:bframes=0 -pix_fmt yuv420p -b:v 500k",
+        );
+        Self { ffmpeg: Ffmpeg::Current, size: "320x180", video, ..Self::default() }
+    }
+
+    pub(crate) fn av1_with_opus() -> Self {
+        let video =
+            Some("libsvtav1 -preset 12 -svtav1-params rtc=1:pred-struct=1:rc=2 -g 30 -pix_fmt yuv420p -b:v 300k");
+        Self { ffmpeg: Ffmpeg::Current, size: "320x180", video, audio: Some("libopus -b:a 64k"), ..Self::default() }
+    }
+
     /// Starts to publish; it ends when dropped.
     pub(crate) fn publish(&self, url: &str) -> Program {
         let picture = format!("testsrc2=size={}:rate=30", self.size);
