@@ -18,26 +18,11 @@ fn check(name: &str, text: &str) {
     assert!(known == text, "{name} is not what was agreed on; it is now:\n{text}");
 }
 
-/// Pictures at 30/s with a key frame each second, and sound, for `seconds` from where the world stands.
-fn run(world: &mut World, from_frame: i64, seconds: i64) {
-    let mut sound = from_frame * 48_000 / 30 / 1024;
-    for frame in from_frame..from_frame + seconds * 30 {
-        let millis = frame * 1000 / 30;
-        let wall = Duration::from_millis(u64::try_from(millis).expect("positive"));
-        world.pass(wall.saturating_sub(world.passed));
-        world.video(millis, 0, frame % 30 == 0);
-        while sound * 1024 / 48 <= millis {
-            world.audio(sound * 1024 / 48);
-            sound += 1;
-        }
-    }
-}
-
 #[test]
 fn golden_playlists_of_a_broadcast_with_a_gap_and_another_encoder() {
     let mut world = World::new(PackagerConfig::default());
     world.connect(Some("ffmpeg-5.1-avcc-30.bin"), Some(48_000));
-    run(&mut world, 0, 7);
+    world.run(0, 7);
     check("live.index.m3u8", &world.packager.render_multivariant("b").expect("ready"));
     check("live.video.m3u8", &world.packager.render_media(TrackKind::Video, false).expect("there"));
     check("live.audio.m3u8", &world.packager.render_media(TrackKind::Audio, false).expect("there"));
@@ -47,7 +32,7 @@ fn golden_playlists_of_a_broadcast_with_a_gap_and_another_encoder() {
     check("gap.video.m3u8", &world.packager.render_media(TrackKind::Video, false).expect("there"));
 
     world.connect(Some("ffmpeg-5.1-avcc-25.bin"), Some(48_000));
-    run(&mut world, 15 * 30, 20);
+    world.run(15 * 30, 20);
     check("back.video.m3u8", &world.packager.render_media(TrackKind::Video, false).expect("there"));
     check("back.audio.m3u8", &world.packager.render_media(TrackKind::Audio, false).expect("there"));
     check("delta.video.m3u8", &world.packager.render_media(TrackKind::Video, true).expect("there"));

@@ -3,4 +3,5 @@
 mod days;
 mod golden;
 mod random;
+mod rules;
 mod world;

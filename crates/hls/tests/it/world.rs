@@ -106,6 +106,21 @@ impl World {
         self.pump();
     }
 
+    /// Pictures at 30/s with a key frame each second, and sound at 48 kHz, for `seconds`.
+    pub(crate) fn run(&mut self, from_frame: i64, seconds: i64) {
+        let mut sound = from_frame * 48_000 / 30 / 1024;
+        for frame in from_frame..from_frame + seconds * 30 {
+            let millis = frame * 1000 / 30;
+            let wall = Duration::from_millis(u64::try_from(millis).expect("positive"));
+            self.pass(wall.saturating_sub(self.passed));
+            self.video(millis, 0, frame % 30 == 0);
+            while sound * 1024 / 48 <= millis {
+                self.audio(sound * 1024 / 48);
+                sound += 1;
+            }
+        }
+    }
+
     /// Time passes; every 100 ms the clocks are looked at.
     pub(crate) fn pass(&mut self, duration: Duration) {
         let until = self.passed + duration;
