@@ -15,21 +15,21 @@ const AAC_CONFIG: &[u8] = &[0xaf, 0, 0x11, 0x90];
 const AAC_FRAME: &[u8] = &[0xaf, 1, 0x21, 0x10, 0x04, 0x60, 0x8c, 0x1c];
 
 /// A message in one chunk: type 0, chunk stream 3.
-fn message(type_id: u8, stream: u8, timestamp: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn message(type_id: u8, stream: u8, timestamp: u32, payload: &[u8]) -> Vec<u8> {
     let [_, t2, t1, t0] = timestamp.to_be_bytes();
     let [_, l2, l1, l0] = u32::try_from(payload.len()).expect("short").to_be_bytes();
     [&[3, t2, t1, t0, l2, l1, l0, type_id, stream, 0, 0, 0][..], payload].concat()
 }
 
-fn string(text: &str) -> Vec<u8> {
+pub(crate) fn string(text: &str) -> Vec<u8> {
     [&[2, 0, u8::try_from(text.len()).expect("short")][..], text.as_bytes()].concat()
 }
 
-fn number(value: f64) -> Vec<u8> {
+pub(crate) fn number(value: f64) -> Vec<u8> {
     [&[0][..], &value.to_be_bytes()].concat()
 }
 
-fn object(pairs: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn object(pairs: &[(&str, &str)]) -> Vec<u8> {
     let pairs = pairs.iter().flat_map(|(name, value)| [&string(name)[1..], &string(value)].concat());
     [&[3][..], &pairs.collect::<Vec<_>>(), &[0, 0, 9]].concat()
 }

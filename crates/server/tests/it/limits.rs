@@ -1,11 +1,13 @@
 //! Those who take too much: connections, held requests, and readers that do not read.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use testkit::http::get;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::dialogues::{message, number, object, string};
 use crate::rig::{Encoder, Rig, eventually};
 
 /// The path of a complete segment.
@@ -14,6 +16,13 @@ async fn segment(rig: &Rig) -> String {
     let playlist = rig.playlist_when(&path, "a segment", |playlist| playlist.complete().count() >= 1).await;
     let uri = playlist.complete().next().expect("one").uri.clone();
     format!("{}/{uri}", path.rsplit_once('/').expect("a path").0)
+}
+
+/// A socket that takes in as little as possible.
+async fn narrow(server: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    socket.connect(server).await.expect("connects")
 }
 
 async fn metric(rig: &Rig, name: &str) -> u64 {
@@ -27,9 +36,7 @@ async fn a_reader_that_does_not_read_is_cut_off_and_nobody_else() {
     let rig = Rig::start().await;
     let _encoder = Encoder::default().publish(&rig.publish_url("show").await);
     let path = segment(&rig).await;
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_recv_buffer_size(4096).expect("a small buffer");
-    let mut socket = socket.connect(rig.http()).await.expect("connects");
+    let mut socket = narrow(rig.http()).await;
     // Far more than the kernel buffers: requests one after the other, and not a byte is read.
     let requests = format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n").repeat(400);
     let _ = tokio::join!(
@@ -103,6 +110,39 @@ async fn beyond_the_limit_of_held_requests_they_are_told_to_come_back_and_others
     }
 }
 
-async fn hold(server: std::net::SocketAddr, path: String) -> u16 {
+async fn hold(server: SocketAddr, path: String) -> u16 {
     get(server, &path).await.status
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_rtmp_player_that_does_not_read_is_cut_off_and_harms_nobody() {
+    let rig = Rig::start().await;
+    let video = "libx264 -preset ultrafast -tune zerolatency -g 30 -pix_fmt yuv420p -b:v 20M -minrate 20M -maxrate 20M \
+        -bufsize 20M -nal-hrd cbr";
+    let encoder = Encoder { video: Some(video), ..Encoder::default() };
+    let _encoder = encoder.publish(&rig.publish_url("show").await);
+    rig.multivariant("show").await;
+    let mut player = narrow(rig.rtmp()).await;
+    let command = |stream, values: &[Vec<u8>]| message(20, stream, 0, &values.concat());
+    let opening = [
+        [&[3][..], &[0; 3072]].concat(),
+        message(1, 0, 0, &[0, 1, 0, 0]), // chunks of 64 KiB
+        command(0, &[string("connect"), number(1.0), object(&[("app", "live")])]),
+        command(0, &[string("createStream"), number(2.0), vec![5]]),
+        command(1, &[string("play"), number(3.0), vec![5], string("show")]),
+    ];
+    player.write_all(&opening.concat()).await.expect("written");
+    eventually("it is cut off", || async {
+        let text = get(rig.addresses.ops.expect("listens"), "/metrics").await.text().to_owned();
+        text.lines()
+            .any(|line| {
+                line.starts_with("throughline_ingest_sessions_closed_total")
+                    && line.contains("timeout")
+                    && line.ends_with(" 1")
+            })
+            .then_some(())
+    })
+    .await;
+    let view = rig.api("/api/v1/streams/show").await;
+    assert_eq!((&view["state"], &view["delivery"]["discontinuities"]), (&"live".into(), &0.into()), "{view}");
 }
