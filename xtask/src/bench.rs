@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
-use crate::root;
+use crate::{root, setup};
 
 /// How long a source runs before anything is measured.
 const SETTLE: Duration = Duration::from_secs(6);
@@ -56,6 +56,7 @@ pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
     if let Some(unknown) = names.iter().find(|name| ALL.iter().all(|(known, _)| known != *name)) {
         bail!("no benchmark is called {unknown}");
     }
+    setup::for_bench()?;
     let wanted = ALL.iter().filter(|(name, _)| names.is_empty() || names.contains(name));
     in_a_folder(|folder| wanted.map(|(_, bench)| bench(folder)).find(Result::is_err).unwrap_or(Ok(())))
 }

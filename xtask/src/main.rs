@@ -1,6 +1,6 @@
 //! The project's own tooling: what needs logic and is no product code.
 //!
-//! `cargo xtask setup run|test`, `run`, `layers`, `specs`, `bar`, `web-hash`.
+//! `cargo xtask setup run|test`, `run`, `bench`, `soak`, `drill-obs`, `layers`, `specs`, `bar`, `web-hash`.
 #![expect(clippy::print_stdout, reason = "this is the command line")]
 
 mod bar;

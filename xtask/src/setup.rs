@@ -23,6 +23,7 @@ const FOR_TEST: [(&str, &str); 12] = [
     ("python3", "python3"),
     ("gst-launch-1.0", "gstreamer1.0-tools"),
 ];
+const FOR_BENCH: [(&str, &str); 2] = [("ethtool", "ethtool"), ("ip", "iproute2")];
 const FOR_OBS: [(&str, &str); 2] = [("obs", "obs-studio"), ("Xvfb", "xvfb")];
 /// GStreamer's elements are files, not programs.
 const GSTREAMER_ELEMENTS: &str = "/usr/lib/x86_64-linux-gnu/gstreamer-1.0/libgstrtmp2.so";
@@ -43,6 +44,10 @@ pub(crate) fn for_test() -> anyhow::Result<()> {
     packages(&wanted)?;
     node_modules()?;
     current_ffmpeg()
+}
+
+pub(crate) fn for_bench() -> anyhow::Result<()> {
+    packages(&missing(&FOR_BENCH))
 }
 
 pub(crate) fn for_obs() -> anyhow::Result<()> {

@@ -132,6 +132,8 @@ pub struct MediaPlaylist {
     /// Nanoseconds of media published so far.
     published_nanos: i64,
     is_ended: bool,
+    /// A player could start when a segment was completed.
+    was_playable: bool,
     /// Counts changes.
     revision: u64,
     /// Parts published so far.
@@ -151,6 +153,7 @@ impl MediaPlaylist {
             discontinuity_sequence,
             published_nanos: 0,
             is_ended: false,
+            was_playable: false,
             revision: 0,
             parts: 0,
             violations: 0,
@@ -224,6 +227,7 @@ impl MediaPlaylist {
             self.published_nanos += open.duration;
         }
         self.revision += 1;
+        self.was_playable = self.is_playable();
         self.trim();
     }
 
@@ -286,9 +290,10 @@ impl MediaPlaylist {
     }
 
     /// A player can start: a complete segment (some players take a playlist without one for an error), and no less than
-    /// PART-HOLD-BACK, behind which it begins.
+    /// PART-HOLD-BACK, behind which it begins. Once it could, it can, even if nothing but gaps is left.
     pub fn is_playable(&self) -> bool {
         self.is_ended
+            || self.was_playable
             || self.listed_nanos() >= self.targets.part_hold_back_nanos
                 && self.segments.iter().any(|segment| segment.is_complete && !segment.is_gap)
     }

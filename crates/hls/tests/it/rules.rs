@@ -141,3 +141,17 @@ fn auth_08_a_break_is_a_discontinuity_at_the_same_number_in_all_renditions() {
     assert_eq!(numbers[0].len(), 1, "once, for the change of the picture's configuration");
     assert_eq!(world.broken, Vec::<String>::new());
 }
+
+#[test]
+fn ll_07_a_list_of_nothing_but_gaps_is_still_answered_at_once() {
+    let mut world = world();
+    world.run(0, 6);
+    world.disconnect();
+    world.pass(Duration::from_secs(50)); // the window is 32 s, the hold time 60
+    for track in TRACKS {
+        let list = world.packager.playlist(track).expect("there");
+        assert!(list.segments().all(|segment| segment.is_gap), "the source is long gone");
+        assert_eq!(list.decide(Directives::default()), Decision::Reply, "it lives for the hold time");
+    }
+    assert!(world.packager.render_multivariant("b").is_some());
+}
