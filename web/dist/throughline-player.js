@@ -1,9 +1,9 @@
-// <throughline-player stream="name" [server="https://host:port"] [muted]></throughline-player>
+// <throughline-player stream="name" [server="https://host:port"] [play-key="…"] [muted]></throughline-player>
 // Shows the player of a Throughline server on any page: a frame that keeps 16:9 and may go full screen.
 const home = new URL(import.meta.url).origin;
 
 class ThroughlinePlayer extends HTMLElement {
-  static observedAttributes = ['stream', 'server', 'muted'];
+  static observedAttributes = ['stream', 'server', 'play-key', 'muted'];
 
   connectedCallback() {
     const root = this.shadowRoot ?? this.attachShadow({ mode: 'open' });
@@ -25,6 +25,8 @@ class ThroughlinePlayer extends HTMLElement {
     const url = new URL(`/watch/${encodeURIComponent(stream)}`, this.getAttribute('server') ?? home);
     url.searchParams.set('embed', '1');
     if (this.hasAttribute('muted')) url.searchParams.set('muted', '1');
+    const key = this.getAttribute('play-key');
+    if (key) url.hash = `key=${encodeURIComponent(key)}`; // a fragment is sent to no server
     if (this.frame.src !== url.href) this.frame.src = url.href;
   }
 }

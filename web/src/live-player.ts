@@ -3,7 +3,7 @@ import Hls, { ErrorDetails, ErrorTypes, Events, type ErrorData } from 'hls.js';
 import { gaplessControllers } from './gapless-controllers';
 
 /** What the viewer should know. */
-export type State = 'connecting' | 'waiting' | 'playing' | 'reconnecting' | 'ended' | 'unsupported';
+export type State = 'connecting' | 'waiting' | 'locked' | 'playing' | 'reconnecting' | 'ended' | 'unsupported';
 
 export interface Level {
   index: number;
@@ -20,7 +20,12 @@ export interface Snapshot {
   /** Chosen level; -1 is automatic. */
   level: number;
   hasCaptions: boolean;
+  /** A key was tried and did not fit. */
+  keyRefused: boolean;
 }
+
+/** Before anything is known. */
+export const START: Snapshot = { state: 'connecting', latency: null, atLiveEdge: true, levels: [], level: -1, hasCaptions: false, keyRefused: false };
 
 const POLL_MS = 1000;
 const WATCH_MS = 250;
@@ -41,7 +46,7 @@ const CALM_STEP_SECONDS = 0.5;
 const BEHIND_MAX_SECONDS = 8;
 
 export class LivePlayer {
-  snapshot: Snapshot = { state: 'connecting', latency: null, atLiveEdge: true, levels: [], level: -1, hasCaptions: false };
+  snapshot: Snapshot = START;
 
   #hls: Hls | null = null;
   #timers: ReturnType<typeof setInterval>[] = [];
@@ -54,9 +59,11 @@ export class LivePlayer {
   #calmSince = performance.now();
   #destroyed = false;
 
+  /** The key is for streams that are not open to everybody. */
   constructor(
     private readonly video: HTMLVideoElement,
     private readonly url: string,
+    private key: string | null,
     private readonly onChange: (snapshot: Snapshot) => void,
   ) {
     this.#timers.push(setInterval(() => this.#watch(), WATCH_MS));
@@ -68,6 +75,15 @@ export class LivePlayer {
     this.#timers.forEach(clearInterval);
     if (this.#poll) clearTimeout(this.#poll);
     this.#hls?.destroy();
+  }
+
+  /** Tries a key. */
+  unlock(key: string): void {
+    this.key = key;
+    if (this.#poll) clearTimeout(this.#poll);
+    this.#poll = null;
+    this.#set({ state: 'connecting' });
+    this.#load();
   }
 
   setLevel(index: number): void {
@@ -97,7 +113,7 @@ export class LivePlayer {
     this.#poll = null;
     let answer: Response | null = null;
     try {
-      answer = await fetch(this.url, { cache: 'no-store', signal: AbortSignal.timeout(5000) });
+      answer = await this.#ask();
     } catch {
       // the server is away: asked again below
     }
@@ -106,8 +122,19 @@ export class LivePlayer {
       this.#load();
       return;
     }
-    if (!this.#ended) this.#set({ state: answer && !this.#played ? 'waiting' : this.#played ? 'reconnecting' : 'connecting' });
+    if (answer?.status === 401) this.#lock();
+    else if (!this.#ended) this.#set({ state: answer && !this.#played ? 'waiting' : this.#played ? 'reconnecting' : 'connecting' });
     this.#poll = setTimeout(() => void this.#probe(), POLL_MS);
+  }
+
+  #ask(): Promise<Response> {
+    const headers = this.key ? { Authorization: `Bearer ${this.key}` } : undefined;
+    return fetch(this.url, { cache: 'no-store', signal: AbortSignal.timeout(5000), headers });
+  }
+
+  /** A key is missing, or does not fit any more. The question is asked again: the stream may be opened. */
+  #lock(): void {
+    this.#set({ state: 'locked', latency: null, keyRefused: this.key !== null });
   }
 
   /** After an end: whether the playlist still names the broadcast that ended. */
@@ -136,6 +163,12 @@ export class LivePlayer {
       backBufferLength: 30,
       enableWorker: true,
       startLevel: -1,
+      xhrSetup: (xhr, url) => {
+        // Only the first playlist is guarded; what it names is the same for everybody.
+        if (!this.key || url !== this.url) return;
+        xhr.open('GET', url, true);
+        xhr.setRequestHeader('Authorization', `Bearer ${this.key}`);
+      },
       ...gaplessControllers,
     });
     this.#hls = hls;
@@ -159,7 +192,7 @@ export class LivePlayer {
       this.#set({ state: 'unsupported' });
       return;
     }
-    this.video.src = this.url;
+    this.video.src = this.key ? `${this.url}?key=${encodeURIComponent(this.key)}` : this.url;
     this.video.addEventListener('error', () => this.#restart(), { once: true });
     this.video.addEventListener('ended', () => { this.#ended = true; }, { once: true });
     this.#play();
@@ -200,7 +233,8 @@ export class LivePlayer {
       this.#hls?.recoverMediaError();
       return;
     }
-    this.#restart(data.response?.code ? 'waiting' : null); // no answer at all: still connecting
+    if (data.response?.code === 401) this.#lock();
+    this.#restart(data.response?.code && data.response.code !== 401 ? 'waiting' : null); // no answer at all: still connecting
   }
 
   /** Keeps the last picture and asks for the stream again. */

@@ -34,6 +34,7 @@ const TABLE: [(&str, &[&str], &[&str]); 11] = [
             "rust-embed",
             "parking_lot",
             "flate2",
+            "getrandom",
         ],
     ),
     (

@@ -12,14 +12,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
 use axum::{Json, Router};
 use hub::{Hub, StreamStatus};
-use media::{CodecConfig, StreamName};
+use media::{CodecConfig, Playback, StreamName};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa::{OpenApi, ToSchema};
 
-use crate::store::{KeyRecord, Store, StoreError};
+use crate::store::{KeyPurpose, KeyRecord, Store, StoreError};
 
 /// What delivery says of a stream.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
@@ -143,6 +143,8 @@ pub struct StreamView {
     pub playlist: String,
     /// Path of the player page on the media listener.
     pub page: String,
+    /// Who may watch: `open` or `key`.
+    pub playback: String,
     /// The picture.
     pub video: Option<VideoView>,
     /// The sound.
@@ -161,7 +163,7 @@ pub struct StreamView {
 }
 
 impl StreamView {
-    fn new(status: StreamStatus, delivery: DeliveryFigures) -> Self {
+    fn new(status: StreamStatus, playback: Playback, delivery: DeliveryFigures) -> Self {
         let observed = &status.observed;
         let (mut video, mut audio) = (None, None);
         for config in &status.tracks {
@@ -193,6 +195,7 @@ impl StreamView {
             live_seconds: status.live_for.map(|duration| duration.as_secs()),
             playlist: format!("/live/{}/index.m3u8", status.name),
             page: format!("/watch/{}", status.name),
+            playback: playback.to_string(),
             name: status.name.to_string(),
             video,
             audio,
@@ -230,6 +233,8 @@ pub struct KeyView {
     pub stream: String,
     /// Seconds since 1970, UTC.
     pub created_utc: i64,
+    /// What it is good for.
+    pub purpose: KeyPurpose,
     /// The secret: only in the answer that makes the key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
@@ -237,7 +242,8 @@ pub struct KeyView {
 
 impl From<KeyRecord> for KeyView {
     fn from(record: KeyRecord) -> Self {
-        Self { id: record.id, stream: record.stream.to_string(), created_utc: record.created_utc, key: None }
+        let KeyRecord { id, stream, created_utc, purpose } = record;
+        Self { id, stream: stream.to_string(), created_utc, purpose, key: None }
     }
 }
 
@@ -247,6 +253,17 @@ impl From<KeyRecord> for KeyView {
 struct NewKeyRequest {
     /// 1–64 of a–z A–Z 0–9 . _ -
     stream: String,
+    /// To publish, if nothing is said.
+    #[serde(default)]
+    purpose: KeyPurpose,
+}
+
+/// Who may watch a stream.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlaybackView {
+    /// `open`: everybody; `key`: who has a play key.
+    pub playback: String,
 }
 
 /// What went wrong, in words.
@@ -262,8 +279,8 @@ fn error(status: StatusCode, text: impl Into<String>) -> Response {
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Throughline", description = "Live-streaming infrastructure: streams and keys."),
-    paths(list_streams, get_stream, list_keys, create_key, revoke_key, healthz, readyz),
-    components(schemas(StreamView, KeyView, NewKeyRequest, ErrorBody))
+    paths(list_streams, get_stream, get_playback, set_playback, list_keys, create_key, revoke_key, healthz, readyz),
+    components(schemas(StreamView, PlaybackView, KeyView, KeyPurpose, NewKeyRequest, ErrorBody))
 )]
 struct Description;
 
@@ -302,6 +319,7 @@ fn api_routes() -> Router<Api> {
     Router::new()
         .route("/api/v1/streams", get(list_streams))
         .route("/api/v1/streams/{name}", get(get_stream))
+        .route("/api/v1/streams/{name}/playback", get(get_playback).put(set_playback))
         .route("/api/v1/keys", get(list_keys).post(create_key))
         .route("/api/v1/keys/{id}", delete(revoke_key))
 }
@@ -352,7 +370,7 @@ async fn list_streams(State(api): State<Api>) -> Json<Vec<StreamView>> {
     let now = Instant::now();
     let views = api.hub.streams().into_iter().map(|stream| {
         let delivery = figures.remove(stream.name()).unwrap_or_default();
-        StreamView::new(stream.status(now), delivery)
+        StreamView::new(stream.status(now), api.store.playback(stream.name()), delivery)
     });
     Json(views.collect())
 }
@@ -364,7 +382,33 @@ async fn get_stream(State(api): State<Api>, Path(name): Path<String>) -> Respons
     let found = name.parse().ok().and_then(|name: StreamName| api.hub.stream(&name));
     let Some(stream) = found else { return error(StatusCode::NOT_FOUND, format!("there is no stream '{name}' now")) };
     let delivery = (api.delivery)().remove(stream.name()).unwrap_or_default();
-    Json(StreamView::new(stream.status(Instant::now()), delivery)).into_response()
+    let playback = api.store.playback(stream.name());
+    Json(StreamView::new(stream.status(Instant::now()), playback, delivery)).into_response()
+}
+
+/// Who may watch a stream, whether it is there now or not.
+#[utoipa::path(get, path = "/api/v1/streams/{name}/playback", params(("name" = String, Path, description = "stream name")),
+    responses((status = 200, body = PlaybackView), (status = 400, body = ErrorBody)))]
+async fn get_playback(State(api): State<Api>, Path(name): Path<String>) -> Response {
+    match name.parse::<StreamName>() {
+        Ok(stream) => Json(PlaybackView { playback: api.store.playback(&stream).to_string() }).into_response(),
+        Err(invalid) => error(StatusCode::BAD_REQUEST, invalid.to_string()),
+    }
+}
+
+/// Says who may watch a stream. It holds for who comes from now on; who watches already goes on.
+#[utoipa::path(put, path = "/api/v1/streams/{name}/playback", params(("name" = String, Path, description = "stream name")),
+    request_body = PlaybackView, responses((status = 200, body = PlaybackView), (status = 400, body = ErrorBody)))]
+async fn set_playback(State(api): State<Api>, Path(name): Path<String>, Json(request): Json<PlaybackView>) -> Response {
+    let (stream, playback) = match (name.parse::<StreamName>(), request.playback.parse::<Playback>()) {
+        (Ok(stream), Ok(playback)) => (stream, playback),
+        (Err(invalid), _) => return error(StatusCode::BAD_REQUEST, invalid.to_string()),
+        (_, Err(invalid)) => return error(StatusCode::BAD_REQUEST, invalid.to_string()),
+    };
+    match api.store.set_playback(stream, playback).await {
+        Ok(()) => Json(request).into_response(),
+        Err(failure) => error(StatusCode::INTERNAL_SERVER_ERROR, failure.to_string()),
+    }
 }
 
 /// All keys, without their secrets.
@@ -381,7 +425,7 @@ async fn create_key(State(api): State<Api>, Json(request): Json<NewKeyRequest>) 
         Ok(stream) => stream,
         Err(invalid) => return error(StatusCode::BAD_REQUEST, invalid.to_string()),
     };
-    match api.store.create_key(stream).await {
+    match api.store.create_key(stream, request.purpose).await {
         Ok(new) => {
             let key = Some(new.secret.expose().to_owned());
             (StatusCode::CREATED, Json(KeyView { key, ..new.record.into() })).into_response()

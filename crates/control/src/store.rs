@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use media::{StreamKey, StreamName};
+use media::{Playback, StreamKey, StreamName};
 use parking_lot::RwLock;
 use rusqlite::{Connection, params};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
+use utoipa::ToSchema;
 
 /// Name of the database in the state directory.
 const DATABASE: &str = "throughline.db";
@@ -27,11 +29,16 @@ const SCHEMA: &str = "
     PRAGMA busy_timeout = 5000;
     CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
     CREATE TABLE IF NOT EXISTS keys (
-        id TEXT PRIMARY KEY, stream TEXT NOT NULL, hash BLOB NOT NULL UNIQUE, created_utc INTEGER NOT NULL) STRICT;
+        id TEXT PRIMARY KEY, stream TEXT NOT NULL, hash BLOB NOT NULL UNIQUE, created_utc INTEGER NOT NULL,
+        purpose TEXT NOT NULL DEFAULT 'publish') STRICT;
+    CREATE TABLE IF NOT EXISTS playback (stream TEXT PRIMARY KEY, playback TEXT NOT NULL) STRICT;
     CREATE TABLE IF NOT EXISTS eras (
         stream TEXT PRIMARY KEY, broadcast TEXT NOT NULL, highest_number INTEGER NOT NULL,
         discontinuities INTEGER NOT NULL, is_ended INTEGER NOT NULL) STRICT;
 ";
+
+/// A database from before keys had a purpose.
+const ADD_PURPOSE: &str = "ALTER TABLE keys ADD COLUMN purpose TEXT NOT NULL DEFAULT 'publish'";
 
 /// What went wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +60,28 @@ pub enum StoreError {
     Closed,
 }
 
-/// A stream key as it is kept: everything but the secret.
+/// What a key is good for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyPurpose {
+    /// To publish the stream.
+    #[default]
+    Publish,
+    /// To watch the stream where it is not open to everybody.
+    Play,
+}
+
+impl KeyPurpose {
+    /// `publish` or `play`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Play => "play",
+        }
+    }
+}
+
+/// A key as it is kept: everything but the secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRecord {
     /// Names the key in lists and logs.
@@ -62,6 +90,8 @@ pub struct KeyRecord {
     pub stream: StreamName,
     /// Seconds since 1970, UTC.
     pub created_utc: i64,
+    /// What it is good for.
+    pub purpose: KeyPurpose,
 }
 
 /// A key that was just made: the only time the secret is seen.
@@ -94,6 +124,8 @@ pub struct Store {
     jobs: SyncSender<Job>,
     keys: RwLock<HashMap<[u8; 32], KeyRecord>>,
     eras: RwLock<HashMap<StreamName, EraRow>>,
+    /// Of the streams about which something was said.
+    playback: RwLock<HashMap<StreamName, Playback>>,
     /// Hash of the operator's token.
     token: RwLock<Option<[u8; 32]>>,
 }
@@ -107,8 +139,12 @@ impl Store {
         make_private(directory).map_err(|error| StoreError::Directory { path: directory.into(), error })?;
         let connection = Connection::open(directory.join(DATABASE))?;
         connection.execute_batch(SCHEMA)?;
+        if connection.prepare("SELECT purpose FROM keys").is_err() {
+            connection.execute_batch(ADD_PURPOSE)?;
+        }
         let keys = load_keys(&connection)?;
         let eras = load_eras(&connection)?;
+        let playback = load_playback(&connection)?;
         let token = connection
             .query_row("SELECT value FROM meta WHERE name = 'operator_token'", [], |row| row.get::<_, Vec<u8>>(0));
         let token = RwLock::new(token.ok().and_then(|hash| hash.try_into().ok()));
@@ -117,7 +153,8 @@ impl Store {
             .name("store".into())
             .spawn(move || queue.into_iter().for_each(|job| job(&connection)))
             .map_err(|error| StoreError::Directory { path: directory.into(), error })?;
-        Ok(Self { jobs, keys: RwLock::new(keys), eras: RwLock::new(eras), token })
+        let (keys, eras, playback) = (RwLock::new(keys), RwLock::new(eras), RwLock::new(playback));
+        Ok(Self { jobs, keys, eras, playback, token })
     }
 
     /// Runs a write on the one thread that writes.
@@ -161,15 +198,16 @@ impl Store {
     ///
     /// # Errors
     /// The database cannot be written.
-    pub async fn create_key(&self, stream: StreamName) -> Result<NewKey, StoreError> {
+    pub async fn create_key(&self, stream: StreamName, purpose: KeyPurpose) -> Result<NewKey, StoreError> {
         let secret = random_text(KEY_LETTERS);
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let record = KeyRecord { id: random_text(8), stream, created_utc: i64::try_from(created).unwrap_or(i64::MAX) };
+        let created_utc = i64::try_from(created).unwrap_or(i64::MAX);
+        let record = KeyRecord { id: random_text(8), stream, created_utc, purpose };
         let (row, hash) = (record.clone(), hash(&secret));
         let insert = move |connection: &Connection| {
             connection.execute(
-                "INSERT INTO keys VALUES (?1, ?2, ?3, ?4)",
-                params![row.id, row.stream.as_str(), hash, row.created_utc],
+                "INSERT INTO keys (id, stream, hash, created_utc, purpose) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![row.id, row.stream.as_str(), hash, row.created_utc, row.purpose.as_str()],
             )
         };
         self.write(insert).await.map_err(|_| StoreError::Closed)??;
@@ -204,6 +242,26 @@ impl Store {
         self.keys.read().get(&hash(secret.expose())).cloned()
     }
 
+    /// Who may watch a stream: everybody, unless something else was said.
+    pub fn playback(&self, stream: &StreamName) -> Playback {
+        self.playback.read().get(stream).copied().unwrap_or_default()
+    }
+
+    /// Says who may watch a stream, whether it is there now or not. It holds for who comes from now on.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn set_playback(&self, stream: StreamName, playback: Playback) -> Result<(), StoreError> {
+        let name = stream.clone();
+        let set = move |connection: &Connection| {
+            let row = params![name.as_str(), playback.as_str()];
+            connection.execute("INSERT OR REPLACE INTO playback (stream, playback) VALUES (?1, ?2)", row)
+        };
+        self.write(set).await.map_err(|_| StoreError::Closed)??;
+        self.playback.write().insert(stream, playback);
+        Ok(())
+    }
+
     /// Where the broadcast of a stream stands.
     pub fn era(&self, stream: &StreamName) -> Option<EraRow> {
         self.eras.read().get(stream).cloned()
@@ -234,15 +292,17 @@ impl Store {
 }
 
 fn load_keys(connection: &Connection) -> Result<HashMap<[u8; 32], KeyRecord>, StoreError> {
-    let mut statement = connection.prepare("SELECT hash, id, stream, created_utc FROM keys")?;
+    let mut statement = connection.prepare("SELECT hash, id, stream, created_utc, purpose FROM keys")?;
     let rows = statement.query_map([], |row| {
-        Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?, row.get::<_, i64>(3)?))
+        let is_play = row.get::<_, String>(4)? == KeyPurpose::Play.as_str();
+        let purpose = if is_play { KeyPurpose::Play } else { KeyPurpose::Publish };
+        Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get(3)?, purpose))
     })?;
     let mut keys = HashMap::new();
     for row in rows {
-        let (hash, id, stream, created_utc) = row?;
+        let (hash, id, stream, created_utc, purpose) = row?;
         if let (Ok(hash), Ok(stream)) = (hash.try_into(), stream.parse()) {
-            keys.insert(hash, KeyRecord { id, stream, created_utc });
+            keys.insert(hash, KeyRecord { id, stream, created_utc, purpose });
         }
     }
     Ok(keys)
@@ -265,6 +325,19 @@ fn load_eras(connection: &Connection) -> Result<HashMap<StreamName, EraRow>, Sto
         }
     }
     Ok(eras)
+}
+
+fn load_playback(connection: &Connection) -> Result<HashMap<StreamName, Playback>, StoreError> {
+    let mut statement = connection.prepare("SELECT stream, playback FROM playback")?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let mut playback = HashMap::new();
+    for row in rows {
+        let (stream, text) = row?;
+        if let Ok(stream) = stream.parse() {
+            playback.insert(stream, text.parse().unwrap_or(Playback::Key)); // what we do not know is not open
+        }
+    }
+    Ok(playback)
 }
 
 /// Makes a directory that only its owner can read.
@@ -301,7 +374,7 @@ mod tests {
         let stream: StreamName = "show".parse().expect("valid");
         runtime().block_on(async {
             let store = Store::open(&directory).expect("opens");
-            let key = store.create_key(stream.clone()).await.expect("writes");
+            let key = store.create_key(stream.clone(), KeyPurpose::Publish).await.expect("writes");
             drop(store);
 
             let store = Store::open(&directory).expect("opens again");
@@ -313,6 +386,35 @@ mod tests {
             drop(store);
             assert_eq!(Store::open(&directory).expect("opens").keys(), []);
         });
+    }
+
+    #[test]
+    fn who_may_watch_survives_a_restart() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let stream: StreamName = "show".parse().expect("valid");
+        let secret = runtime().block_on(async {
+            let store = Store::open(folder.path()).expect("opens");
+            assert_eq!(store.playback(&stream), Playback::Open);
+            store.set_playback(stream.clone(), Playback::Key).await.expect("writes");
+            store.create_key(stream.clone(), KeyPurpose::Play).await.expect("writes").secret
+        });
+        let store = Store::open(folder.path()).expect("opens again");
+        assert_eq!(store.playback(&stream), Playback::Key);
+        assert_eq!(store.find_key(&secret).expect("known").purpose, KeyPurpose::Play);
+    }
+
+    #[test]
+    fn keys_from_before_they_had_a_purpose_publish() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let old = Connection::open(folder.path().join(DATABASE)).expect("opens");
+        old.execute_batch(
+            "CREATE TABLE keys (id TEXT PRIMARY KEY, stream TEXT NOT NULL, hash BLOB NOT NULL UNIQUE,
+             created_utc INTEGER NOT NULL) STRICT",
+        )
+        .expect("makes");
+        old.execute("INSERT INTO keys VALUES ('a', 'show', ?1, 7)", params![hash("secret")]).expect("writes");
+        let record = Store::open(folder.path()).expect("opens").find_key(&StreamKey::new("secret")).expect("known");
+        assert_eq!((record.created_utc, record.purpose), (7, KeyPurpose::Publish));
     }
 
     #[test]

@@ -103,6 +103,7 @@ pub struct ChannelStatus {
 
 /// One broadcast.
 pub struct Channel {
+    /// `{when it began}-{secret}`: who may not read the multivariant playlist does not guess where the media is.
     broadcast: String,
     stream: Weak<Stream>,
     feeder: Mutex<Option<hub::Subscriber>>,
@@ -118,7 +119,7 @@ pub struct Channel {
 
 impl std::fmt::Debug for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Channel").field("broadcast", &self.broadcast).finish_non_exhaustive()
+        f.debug_struct("Channel").field("broadcast", &shown(&self.broadcast)).finish_non_exhaustive()
     }
 }
 
@@ -141,11 +142,11 @@ impl Channel {
             old => {
                 // Another broadcast within the same second still gets another name and higher numbers.
                 let mut id = seconds;
-                if let Some(last) = old.and_then(|old| u64::from_str_radix(&old.broadcast, 36).ok()) {
+                if let Some(last) = old.and_then(|old| u64::from_str_radix(shown(&old.broadcast), 36).ok()) {
                     id = id.max(last + 1);
                 }
                 let continuation = Continuation { first_number: seconds, discontinuities: 0, is_resumed: false };
-                (base36(id), continuation)
+                (format!("{}-{}", base36(id.into()), secret()), continuation)
             }
         };
         Self {
@@ -161,7 +162,7 @@ impl Channel {
         }
     }
 
-    /// Names the broadcast in URLs.
+    /// Names the broadcast in URLs. It holds a secret.
     pub fn broadcast(&self) -> &str {
         &self.broadcast
     }
@@ -199,7 +200,7 @@ impl Channel {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut tracks: Option<Arc<Tracks>> = None;
         let mut skipped = 0;
-        info!(broadcast = self.broadcast, "packaging began");
+        info!(broadcast = shown(&self.broadcast), "packaging began");
         loop {
             if !self.record_ahead(eras, false).await {
                 return; // without a record a name could be used twice
@@ -223,7 +224,7 @@ impl Channel {
                 }
             }
             if is_end {
-                info!(broadcast = self.broadcast, "playlist ended");
+                info!(broadcast = shown(&self.broadcast), "playlist ended");
                 break;
             }
         }
@@ -410,7 +411,19 @@ fn etag_of(text: &str) -> String {
     format!("\"{hash:016x}\"")
 }
 
-fn base36(mut value: u64) -> String {
+/// What may be shown of a broadcast's name.
+fn shown(broadcast: &str) -> &str {
+    broadcast.split('-').next().unwrap_or_default()
+}
+
+/// 128 random bits.
+fn secret() -> String {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the system has randomness");
+    base36(u128::from_le_bytes(bytes))
+}
+
+fn base36(mut value: u128) -> String {
     let mut digits = Vec::new();
     loop {
         digits.push(char::from_digit((value % 36) as u32, 36).unwrap_or('0'));

@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use media::{StreamName, TrackKind};
+use media::{PlayRefusal, Playback, StreamKey, StreamName, TrackKind};
 use telemetry::{HttpClass, catch_panic};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -161,7 +161,7 @@ impl Delivery {
         let path = (segments.next(), segments.next(), segments.next(), segments.next(), segments.next());
         let (class, reply) = match path {
             (Some("live"), Some(stream), Some("index.m3u8"), None, None) => {
-                (HttpClass::multivariant, self.multivariant(stream, accepts_gzip(request)).await)
+                (HttpClass::multivariant, self.multivariant(stream, request).await)
             }
             (Some("live"), Some(stream), Some(broadcast), Some(file), None) => {
                 return self.of_broadcast(request, stream, broadcast, file).await;
@@ -188,13 +188,20 @@ impl Delivery {
     }
 
     /// Held while the stream has begun and there is too little of it for a player to start.
-    async fn multivariant(&self, stream: &str, gzip: bool) -> Reply {
-        let channel = stream.parse().ok().and_then(|name: StreamName| self.channel(&name));
-        let Some(channel) = channel else {
-            return Reply::error(StatusCode::NOT_FOUND, Caching::Seconds(1), "there is no such stream now");
+    ///
+    /// Where a stream is not open to everybody, this is where it is guarded: below are names that nobody guesses, the same
+    /// for every viewer and for every cache.
+    async fn multivariant(&self, stream: &str, request: &Request<Incoming>) -> Reply {
+        let no_stream = |caching| Reply::error(StatusCode::NOT_FOUND, caching, "there is no such stream now");
+        let Ok(name) = stream.parse::<StreamName>() else { return no_stream(Caching::Seconds(1)) };
+        let caching = match (self.inner.authorize)(&name, play_key(request).as_ref()) {
+            Ok(Playback::Open) => Caching::Seconds(1),
+            Ok(Playback::Key) => Caching::Never,
+            Err(refusal) => return refused(refusal),
         };
+        let Some(channel) = self.channel(&name) else { return no_stream(caching) };
         match channel.multivariant(self.waiting()).await {
-            Answer::Ready(rendered) => playlist_reply(rendered, gzip, Caching::Seconds(1)),
+            Answer::Ready(rendered) => playlist_reply(rendered, accepts_gzip(request), caching),
             Answer::Stopping => unavailable(RESTARTING),
             Answer::Busy => unavailable(TOO_MANY_WAIT),
             _ => unavailable("the stream has begun, and too little of it is there to start"),
@@ -261,6 +268,23 @@ fn playlist_reply(rendered: Rendered, gzip: bool, caching: Caching) -> Reply {
     Reply { etag: Some(etag), is_gzip: gzip, varies: true, ..Reply::ok(PLAYLIST_TYPE, caching, body) }
 }
 
+/// spec: RFC 6750 §2.1, §3; in the query for players that send no headers
+fn play_key(request: &Request<Incoming>) -> Option<StreamKey> {
+    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let in_header = header.and_then(|value| value.strip_prefix("Bearer "));
+    let in_query = || request.uri().query()?.split('&').find_map(|pair| pair.strip_prefix("key="));
+    in_header.or_else(in_query).map(StreamKey::new)
+}
+
+fn refused(refusal: PlayRefusal) -> Reply {
+    let reply = Reply::error(StatusCode::UNAUTHORIZED, Caching::Never, &refusal.to_string());
+    let challenge = match refusal {
+        PlayRefusal::KeyNeeded => "Bearer",
+        PlayRefusal::WrongKey => "Bearer error=\"invalid_token\"",
+    };
+    Reply { challenge: Some(challenge), ..reply }
+}
+
 fn not_found() -> Reply {
     Reply::error(StatusCode::NOT_FOUND, Caching::Seconds(1), "not found")
 }
@@ -279,7 +303,9 @@ fn preflight() -> Response<Slices> {
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, OPTIONS"));
     headers.insert(
         header::ACCESS_CONTROL_ALLOW_HEADERS,
-        HeaderValue::from_static("Range, If-None-Match, CMCD-Object, CMCD-Request, CMCD-Session, CMCD-Status"),
+        HeaderValue::from_static(
+            "Authorization, Range, If-None-Match, CMCD-Object, CMCD-Request, CMCD-Session, CMCD-Status",
+        ),
     );
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     response

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use hls::PackagerConfig;
 use hub::{Hub, Stream};
-use media::StreamName;
+use media::{AuthorizePlay, StreamName};
 use parking_lot::RwLock;
 use telemetry::{Metrics, catch_panic};
 use tokio_util::sync::CancellationToken;
@@ -77,6 +77,26 @@ impl Default for DeliveryConfig {
     }
 }
 
+/// What delivery works with.
+pub struct Surroundings {
+    /// The streams.
+    pub hub: Arc<Hub>,
+    /// Keeps era records.
+    pub eras: Arc<dyn EraStore>,
+    /// Decides who may watch.
+    pub authorize: Arc<AuthorizePlay>,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Ends all tasks when it is cancelled.
+    pub shutdown: CancellationToken,
+}
+
+impl std::fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings").finish_non_exhaustive()
+    }
+}
+
 /// Delivery of all streams.
 #[derive(Clone)]
 pub struct Delivery {
@@ -87,6 +107,7 @@ struct Inner {
     config: DeliveryConfig,
     hub: Arc<Hub>,
     eras: Arc<dyn EraStore>,
+    authorize: Arc<AuthorizePlay>,
     metrics: Metrics,
     /// The channels of each stream, the current one last.
     channels: RwLock<HashMap<StreamName, Vec<Arc<Channel>>>>,
@@ -102,17 +123,12 @@ impl std::fmt::Debug for Delivery {
 }
 
 impl Delivery {
-    /// Delivery of the streams of `hub`. Its tasks end when `shutdown` is cancelled.
-    pub fn new(
-        config: DeliveryConfig,
-        hub: Arc<Hub>,
-        eras: Arc<dyn EraStore>,
-        metrics: Metrics,
-        shutdown: CancellationToken,
-    ) -> Self {
+    /// Delivery of the streams of a hub.
+    pub fn new(config: DeliveryConfig, surroundings: Surroundings) -> Self {
+        let Surroundings { hub, eras, authorize, metrics, shutdown } = surroundings;
         let limits = guard::Limits::new(&config);
         let (channels, tracker) = (RwLock::default(), TaskTracker::new());
-        Self { inner: Arc::new(Inner { config, hub, eras, metrics, channels, shutdown, tracker, limits }) }
+        Self { inner: Arc::new(Inner { config, hub, eras, authorize, metrics, channels, shutdown, tracker, limits }) }
     }
 
     /// Packages every stream from the moment it begins, viewers or not.

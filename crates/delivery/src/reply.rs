@@ -157,6 +157,8 @@ pub(crate) struct Reply {
     pub(crate) varies: bool,
     pub(crate) body: Slices,
     pub(crate) retry_after_seconds: Option<u32>,
+    /// What the peer has to show. Never `Basic`: browsers would ask in a window of their own.
+    pub(crate) challenge: Option<&'static str>,
 }
 
 impl Reply {
@@ -170,6 +172,7 @@ impl Reply {
             varies: false,
             body,
             retry_after_seconds: None,
+            challenge: None,
         }
     }
 
@@ -198,6 +201,9 @@ impl Reply {
         }
         if let Some(seconds) = self.retry_after_seconds {
             insert(headers, header::RETRY_AFTER, &seconds.to_string());
+        }
+        if let Some(challenge) = self.challenge {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if let Some(etag) = &self.etag {
             let tag = if self.is_gzip { format!("W/{etag}") } else { etag.clone() };

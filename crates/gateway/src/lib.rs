@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hub::{Arrival, Hub};
-use media::{StreamKey, StreamName};
+use media::{AuthorizePlay, StreamKey, StreamName};
 use telemetry::{CloseReason, Metrics, Protocol, catch_panic};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -41,11 +41,26 @@ pub struct Grant {
 /// is for people who look at their encoder's log.
 pub type Authorize = dyn Fn(&StreamKey, Option<&StreamName>) -> Result<Grant, String> + Send + Sync;
 
+/// Decides who gets in.
+#[derive(Clone)]
+pub struct Doors {
+    /// To publish.
+    pub publish: Arc<Authorize>,
+    /// To play.
+    pub play: Arc<AuthorizePlay>,
+}
+
+impl std::fmt::Debug for Doors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Doors").finish_non_exhaustive()
+    }
+}
+
 /// What all sessions share.
 #[derive(Clone)]
 pub struct Gateway {
     hub: Arc<Hub>,
-    authorize: Arc<Authorize>,
+    doors: Doors,
     metrics: Metrics,
     connections: Arc<Semaphore>,
     tracker: TaskTracker,
@@ -60,9 +75,9 @@ impl std::fmt::Debug for Gateway {
 
 impl Gateway {
     /// A gateway into `hub`. Its tasks end when `shutdown` is cancelled.
-    pub fn new(hub: Arc<Hub>, authorize: Arc<Authorize>, metrics: Metrics, shutdown: CancellationToken) -> Self {
+    pub fn new(hub: Arc<Hub>, doors: Doors, metrics: Metrics, shutdown: CancellationToken) -> Self {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        Self { hub, authorize, metrics, connections, tracker: TaskTracker::new(), shutdown }
+        Self { hub, doors, metrics, connections, tracker: TaskTracker::new(), shutdown }
     }
 
     /// Serves RTMP on a listener, or RTMPS if there is an acceptor, until shutdown.

@@ -252,8 +252,7 @@ impl Connection<'_> {
     /// The key is the stream key, or follows the stream's name as `?key=`; the name may also be in the path.
     fn authorize(&self, path: &str, name: &StreamKey) -> Result<crate::Grant, (RejectReason, Rejection)> {
         let unauthorized = |text: String| (RejectReason::unauthorized, Rejection::Unauthorized(text));
-        let (before, query) = name.expose().split_once('?').unwrap_or((name.expose(), ""));
-        let in_query = query.split('&').find_map(|pair| pair.strip_prefix("key="));
+        let (before, in_query) = split_key(name);
         let (stream, key) = match in_query {
             Some(key) => (if path.is_empty() { before } else { path }, key),
             None => (path, before),
@@ -265,13 +264,20 @@ impl Connection<'_> {
             "" => None,
             text => Some(text.parse::<StreamName>().map_err(|error| unauthorized(error.to_string()))?),
         };
-        (self.gateway.authorize)(&StreamKey::new(key), stream.as_ref()).map_err(unauthorized)
+        (self.gateway.doors.publish)(&StreamKey::new(key), stream.as_ref()).map_err(unauthorized)
     }
 
-    fn on_play(&mut self, path: &str, name: &str) {
-        let name = name.split('?').next().unwrap_or_default();
-        let text = if path.is_empty() { name } else { path };
-        let stream = text.parse().ok().and_then(|name: StreamName| self.gateway.hub.stream(&name));
+    /// Where the stream is not open to everybody, a play key follows its name as `?key=`.
+    fn on_play(&mut self, path: &str, name: &StreamKey) {
+        let (before, key) = split_key(name);
+        let key = key.map(StreamKey::new);
+        let wanted = if path.is_empty() { before } else { path }.parse::<StreamName>().ok();
+        if let Some(wanted) = &wanted
+            && let Err(refusal) = (self.gateway.doors.play)(wanted, key.as_ref())
+        {
+            return self.reject(RejectReason::unauthorized, Rejection::PlayUnauthorized(refusal.to_string()));
+        }
+        let stream = wanted.and_then(|name| self.gateway.hub.stream(&name));
         let Some(stream) = stream.filter(|stream| stream.state() != StreamState::Ended) else {
             // What the peer asked for is not repeated: it may be a key.
             return self.reject(RejectReason::not_found, Rejection::NotFound("there is no such stream now".into()));
@@ -401,6 +407,12 @@ impl Role {
             }
         }
     }
+}
+
+/// What stands before the query, and the key in it.
+fn split_key(name: &StreamKey) -> (&str, Option<&str>) {
+    let (before, query) = name.expose().split_once('?').unwrap_or((name.expose(), ""));
+    (before, query.split('&').find_map(|pair| pair.strip_prefix("key=")))
 }
 
 fn announcement(metadata: &Metadata) -> Announcement {

@@ -12,11 +12,13 @@
 //! shared; a secret prints nothing.
 #![deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
+mod access;
 mod name;
 mod time;
 mod track;
 mod unit;
 
+pub use access::{AuthorizePlay, InvalidPlayback, PlayRefusal, Playback};
 pub use name::{InvalidName, StreamKey, StreamName};
 pub use time::{CompositionOffset, Dts, FrameRate, Pts, Timescale};
 pub use track::{AudioCodec, AudioConfig, CodecConfig, TrackKind, VideoCodec, VideoConfig};

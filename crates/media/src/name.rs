@@ -48,7 +48,7 @@ impl fmt::Debug for StreamName {
     }
 }
 
-/// The secret with which one publishes. `Debug` prints nothing of it, and there is no `Display`.
+/// The secret with which one publishes, or watches what is not open. `Debug` prints nothing of it, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StreamKey(Box<str>);
 

@@ -88,6 +88,8 @@ pub enum Rejection {
     BadName(String),
     /// To a player: there is no such stream now.
     NotFound(String),
+    /// To a player: no key, or a wrong one.
+    PlayUnauthorized(String),
 }
 
 impl Rejection {
@@ -97,13 +99,16 @@ impl Rejection {
             Self::Unauthorized(_) => "NetStream.Publish.Denied",
             Self::BadName(_) => "NetStream.Publish.BadName",
             Self::NotFound(_) => "NetStream.Play.StreamNotFound",
+            Self::PlayUnauthorized(_) => "NetStream.Play.Failed",
         }
     }
 
     /// The text.
     pub fn description(&self) -> &str {
         match self {
-            Self::Unauthorized(text) | Self::BadName(text) | Self::NotFound(text) => text,
+            Self::Unauthorized(text) | Self::BadName(text) | Self::NotFound(text) | Self::PlayUnauthorized(text) => {
+                text
+            }
         }
     }
 }
@@ -122,8 +127,8 @@ pub enum Event {
     PlayRequested {
         /// As in `PublishRequested`.
         path: Box<str>,
-        /// The stream's name, query included.
-        name: Box<str>,
+        /// The stream's name, query included. It may hold a secret.
+        name: media::StreamKey,
     },
     /// The publisher described its stream.
     Metadata(Metadata),
@@ -410,7 +415,7 @@ impl ServerSession {
     fn on_play(&mut self, stream_id: u32, command: &CommandMessage) -> Result<(), Error> {
         let name = command.text(1).ok_or(Violation::Command("play without a name"))?;
         let State::Connected { path, .. } = mem::replace(&mut self.state, State::Closed) else { return Ok(()) };
-        self.link.push(Event::PlayRequested { path, name: name.into() });
+        self.link.push(Event::PlayRequested { path, name: media::StreamKey::new(name) });
         self.state = State::PlayPending { stream_id };
         Ok(())
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use control::{KeyView, Store, StreamView};
+use control::{KeyPurpose, KeyView, PlaybackView, Store, StreamView};
 use hyper::Method;
-use media::StreamName;
+use media::{Playback, StreamName};
 use server::config::{Config, ConfigFile, Listen, LogFormatName};
 use server::{LocalClient, Server};
 use telemetry::{LogFormat, init_logging};
@@ -29,9 +29,18 @@ pub(crate) struct Cli {
 enum Command {
     /// Run the server.
     Serve(ServeArgs),
-    /// Make, list and revoke stream keys. Works whether the server runs or not.
+    /// Make, list and revoke keys. Works whether the server runs or not.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Show or say who may watch a stream. Works whether the server runs or not.
+    Playback {
+        /// Name of the stream.
+        stream: StreamName,
+        /// 'open': everybody; 'key': who has a play key. Without it, what holds now is printed.
+        playback: Option<Playback>,
+        #[command(flatten)]
+        state: StateArgs,
+    },
     /// Show the streams of the running server.
     Status {
         #[command(flatten)]
@@ -91,6 +100,9 @@ enum KeyCommand {
     Create {
         /// Name of the stream.
         stream: StreamName,
+        /// For watching the stream where it is not open, instead of publishing it.
+        #[arg(long)]
+        play: bool,
         #[command(flatten)]
         state: StateArgs,
     },
@@ -124,6 +136,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(args) => runtime.block_on(serve(args)),
         Command::Key(command) => runtime.block_on(key(command)),
+        Command::Playback { stream, playback: wanted, state } => {
+            runtime.block_on(playback(stream, wanted, &state.state))
+        }
         Command::Status { state, json } => runtime.block_on(status(&state.state, json)),
         Command::Config(ConfigCommand::Check { config }) => check(config.as_deref()),
         Command::Openapi => {
@@ -185,14 +200,15 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
 
 async fn key(command: KeyCommand) -> anyhow::Result<()> {
     match command {
-        KeyCommand::Create { stream, state } => {
+        KeyCommand::Create { stream, play, state } => {
+            let purpose = if play { KeyPurpose::Play } else { KeyPurpose::Publish };
             let secret = match LocalClient::connect(&state.state).await {
                 Ok(client) => {
-                    let body = serde_json::json!({ "stream": stream.as_str() }).to_string();
+                    let body = serde_json::json!({ "stream": stream.as_str(), "purpose": purpose }).to_string();
                     let view: KeyView = client.call(Method::POST, "/api/v1/keys", body).await?;
                     view.key.context("the server did not show the key")?
                 }
-                Err(_) => Store::open(&state.state)?.create_key(stream).await?.secret.expose().to_owned(),
+                Err(_) => Store::open(&state.state)?.create_key(stream, purpose).await?.secret.expose().to_owned(),
             };
             writeln!(io::stdout(), "{secret}")?;
         }
@@ -201,9 +217,9 @@ async fn key(command: KeyCommand) -> anyhow::Result<()> {
                 Ok(client) => client.call(Method::GET, "/api/v1/keys", String::new()).await?,
                 Err(_) => Store::open(&state.state)?.keys().into_iter().map(KeyView::from).collect(),
             };
-            writeln!(io::stdout(), "{:<10} {:<24} CREATED (UTC, SECONDS)", "ID", "STREAM")?;
-            for key in keys {
-                writeln!(io::stdout(), "{:<10} {:<24} {}", key.id, key.stream, key.created_utc)?;
+            writeln!(io::stdout(), "{:<10} {:<24} {:<8} CREATED (UTC, SECONDS)", "ID", "STREAM", "FOR")?;
+            for KeyView { id, stream, purpose, created_utc, .. } in keys {
+                writeln!(io::stdout(), "{id:<10} {stream:<24} {:<8} {created_utc}", purpose.as_str())?;
             }
         }
         KeyCommand::Revoke { id, state } => match LocalClient::connect(&state.state).await {
@@ -214,6 +230,28 @@ async fn key(command: KeyCommand) -> anyhow::Result<()> {
             }
         },
     }
+    Ok(())
+}
+
+async fn playback(stream: StreamName, wanted: Option<Playback>, state: &Path) -> anyhow::Result<()> {
+    let now = if let Ok(client) = LocalClient::connect(state).await {
+        let path = format!("/api/v1/streams/{stream}/playback");
+        let view: PlaybackView = match wanted {
+            Some(wanted) => {
+                let body = serde_json::json!({ "playback": wanted.as_str() }).to_string();
+                client.call(Method::PUT, &path, body).await?
+            }
+            None => client.call(Method::GET, &path, String::new()).await?,
+        };
+        view.playback
+    } else {
+        let store = Store::open(state)?;
+        if let Some(wanted) = wanted {
+            store.set_playback(stream.clone(), wanted).await?;
+        }
+        store.playback(&stream).to_string()
+    };
+    writeln!(io::stdout(), "{now}")?;
     Ok(())
 }
 

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use control::{Api, DeliveryFigures, EraRow, Store};
-use delivery::{Delivery, EraRecord, EraStore, Saving};
-use gateway::{Gateway, Grant};
+use control::{Api, DeliveryFigures, EraRow, KeyPurpose, Store};
+use delivery::{Delivery, EraRecord, EraStore, Saving, Surroundings};
+use gateway::{Doors, Gateway, Grant};
 use hub::{Arrival, Hub, StreamEvent};
-use media::{StreamKey, StreamName};
+use media::{PlayRefusal, Playback, StreamKey, StreamName};
 use serde::{Deserialize, Serialize};
 use telemetry::Metrics;
 use telemetry::encoding::text::encode;
@@ -95,13 +95,35 @@ impl EraStore for Eras {
     }
 }
 
-fn authorize(store: &Store, key: &StreamKey, stream: Option<&StreamName>) -> Result<Grant, String> {
+fn may_publish(store: &Store, key: &StreamKey, stream: Option<&StreamName>) -> Result<Grant, String> {
     let Some(record) = store.find_key(key) else {
         return Err("this stream key is not valid; make one with 'throughline key create STREAM'".into());
     };
     match stream {
         Some(wanted) if *wanted != record.stream => Err("this stream key is for another stream".into()),
+        _ if record.purpose == KeyPurpose::Play => Err("this key is for watching, not for publishing".into()),
         _ => Ok(Grant { stream: record.stream, key_id: record.id }),
+    }
+}
+
+fn may_play(store: &Store, stream: &StreamName, key: Option<&StreamKey>) -> Result<Playback, PlayRefusal> {
+    let playback = store.playback(stream);
+    match (playback, key) {
+        (Playback::Open, _) => Ok(playback),
+        (Playback::Key, None) => Err(PlayRefusal::KeyNeeded),
+        (Playback::Key, Some(key)) => {
+            let record = store.find_key(key).ok_or(PlayRefusal::WrongKey)?;
+            let fits = record.purpose == KeyPurpose::Play && record.stream == *stream;
+            if fits { Ok(playback) } else { Err(PlayRefusal::WrongKey) }
+        }
+    }
+}
+
+fn doors(store: &Arc<Store>) -> Doors {
+    let (to_publish, to_play) = (Arc::clone(store), Arc::clone(store));
+    Doors {
+        publish: Arc::new(move |key, stream| may_publish(&to_publish, key, stream)),
+        play: Arc::new(move |stream, key| may_play(&to_play, stream, key)),
     }
 }
 
@@ -162,11 +184,13 @@ impl Server {
         let mut registry = Registry::with_prefix("throughline");
         let metrics = Metrics::register(&mut registry);
         let hub = Arc::new(Hub::new(config.hub));
-        let keys = Arc::clone(&store);
-        let authorize = move |key: &StreamKey, stream: Option<&StreamName>| authorize(&keys, key, stream);
-        let gateway = Gateway::new(Arc::clone(&hub), Arc::new(authorize), metrics.clone(), draining.clone());
+        let doors = doors(&store);
+        let authorize = Arc::clone(&doors.play);
+        let gateway = Gateway::new(Arc::clone(&hub), doors, metrics.clone(), draining.clone());
         let eras = Arc::new(Eras(Arc::clone(&store)));
-        let delivery = Delivery::new(config.delivery, Arc::clone(&hub), eras, metrics, draining.clone());
+        let (streams, shutdown) = (Arc::clone(&hub), draining.clone());
+        let surroundings = Surroundings { hub: streams, eras, authorize, metrics, shutdown };
+        let delivery = Delivery::new(config.delivery, surroundings);
         registry.register_collector(Box::new(StreamMetrics::new(Arc::clone(&hub), delivery.clone())));
 
         delivery.start();

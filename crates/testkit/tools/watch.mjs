@@ -2,7 +2,8 @@
 //   node watch.mjs --url URL --seconds 10 [--browser chromium|firefox] [--shot a.png] [--width 1280 --height 720] [--gesture 1] [--touch 1]
 //   --frame 1 looks into the first frame of the page
 // Each line: {t, state, latency, time, frames, audioBytes, width, height, muted, paused, ready, buffered, loads}. The last line: {done: true, errors}.
-// Commands on standard input: "stop" ends it early.
+// Commands on standard input, one a line: "stop" ends it early, "key K" types K where the page asks for a key,
+// "reload" loads the page anew, "press K" presses a key on the keyboard.
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -48,12 +49,24 @@ const look = () => {
     audioBytes: video?.webkitAudioDecodedByteCount ?? (video?.mozHasAudio ? 1 : 0), width: video?.videoWidth ?? 0, height: video?.videoHeight ?? 0,
     muted: video?.muted ?? false, paused: video?.paused ?? true, ready: video?.readyState ?? 0, error: video?.error?.message ?? null,
     buffered: video && video.buffered.length ? video.buffered.end(video.buffered.length - 1) - video.currentTime : 0, text: document.querySelector('.message')?.innerText ?? '',
+    address: location.href, captions: [...(video?.textTracks ?? [])].filter((track) => track.mode === 'showing').flatMap((track) => [...(track.activeCues ?? [])].map((cue) => cue.text)).join(' '),
     canTap: !!document.querySelector('.tap'),
   };
 };
 const watched = () => (options.frame ? page.frames()[1] ?? page.mainFrame() : page);
 let stopped = false;
-process.stdin.on('data', (data) => { if (String(data).includes('stop')) stopped = true; });
+const commands = {
+  stop: () => { stopped = true; },
+  key: async (key) => { await page.fill('.key input', key); await page.click('.key button'); },
+  reload: () => page.reload(),
+  press: (key) => page.keyboard.press(key),
+};
+process.stdin.on('data', async (data) => {
+  for (const line of String(data).split('\n').filter(Boolean)) {
+    const [name, value] = line.split(' ');
+    try { await commands[name](value); } catch (error) { errors.push(`${line}: ${error}`); }
+  }
+});
 process.stdin.on('end', () => { stopped = true; }); // whoever started this is gone: the browser must not stay
 process.stdin.on('error', () => { stopped = true; });
 process.stdin.resume();

@@ -133,7 +133,7 @@ fn refusals_carry_their_text_to_the_client() {
 #[test]
 fn player_receives_configuration_and_units() {
     let mut pair = Pair::new(Role::Play, "live", "show");
-    assert!(matches!(pair.server_events.pop(), Some(Event::PlayRequested { name, .. }) if &*name == "show"));
+    assert!(matches!(pair.server_events.pop(), Some(Event::PlayRequested { name, .. }) if name.expose() == "show"));
     pair.decide(Command::Accept);
     pair.server.send_metadata(&Metadata { has_audio: true, ..Metadata::default() });
     let audio = codec::aac::lc_config(48_000, 2).expect("in the tables");

@@ -7,5 +7,6 @@ mod encoders;
 mod lifecycle;
 mod limits;
 mod operations;
+mod playback;
 mod refusals;
 mod rig;

@@ -9,7 +9,7 @@ use testkit::programs::Program;
 
 use crate::rig::{Encoder, Rig, eventually};
 
-fn throughline(arguments: &[&str]) -> (bool, String, String) {
+pub(crate) fn throughline(arguments: &[&str]) -> (bool, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_throughline")).args(arguments).output().expect("starts");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (output.status.success(), text(output.stdout), text(output.stderr))

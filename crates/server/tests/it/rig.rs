@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use control::Store;
+use control::{KeyPurpose, Store};
 use server::config::{Config, ConfigFile, Listen};
 use server::{Addresses, LocalClient, Server};
 use tempfile::TempDir;
 use testkit::http;
 use testkit::playlist::Playlist;
 use testkit::programs::{Ffmpeg, Program};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -76,10 +76,15 @@ impl Rig {
         self.addresses.rtmp.expect("listens")
     }
 
-    /// A key for a stream, made as the command line makes it.
+    /// A key to publish a stream.
     pub(crate) async fn key(&self, stream: &str) -> String {
+        self.key_for(stream, KeyPurpose::Publish).await
+    }
+
+    /// A key, made as the command line makes it.
+    pub(crate) async fn key_for(&self, stream: &str, purpose: KeyPurpose) -> String {
         let client = LocalClient::connect(&self.state).await.expect("the server runs");
-        let body = format!("{{\"stream\":\"{stream}\"}}");
+        let body = serde_json::json!({ "stream": stream, "purpose": purpose }).to_string();
         let view: control::KeyView = client.call(hyper::Method::POST, "/api/v1/keys", body).await.expect("made");
         view.key.expect("shown once")
     }
@@ -92,6 +97,14 @@ impl Rig {
     pub(crate) async fn api(&self, path: &str) -> serde_json::Value {
         let client = LocalClient::connect(&self.state).await.expect("the server runs");
         client.call(hyper::Method::GET, path, String::new()).await.expect("answers")
+    }
+
+    /// Says who may watch, as the command line does.
+    pub(crate) async fn set_playback(&self, stream: &str, playback: &str) {
+        let client = LocalClient::connect(&self.state).await.expect("the server runs");
+        let body = serde_json::json!({ "playback": playback }).to_string();
+        let path = format!("/api/v1/streams/{stream}/playback");
+        let _: serde_json::Value = client.call(hyper::Method::PUT, &path, body).await.expect("said");
     }
 
     /// Waits until the multivariant playlist is there.
@@ -228,6 +241,8 @@ pub(crate) struct Look {
     pub(crate) can_tap: bool,
     pub(crate) loads: u64,
     pub(crate) text: String,
+    /// What stands in the address bar.
+    pub(crate) address: String,
 }
 
 /// A browser that watches a page.
@@ -246,6 +261,12 @@ impl Viewer {
         let mut child = command.spawn().expect("node is there");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         Self { child, lines }
+    }
+
+    /// Does something in the page; `watch.mjs` lists what.
+    pub(crate) async fn tell(&mut self, command: &str) {
+        let stdin = self.child.stdin.as_mut().expect("piped");
+        stdin.write_all(format!("{command}\n").as_bytes()).await.expect("the browser runs");
     }
 
     /// What is seen next.
@@ -267,6 +288,7 @@ impl Viewer {
             can_tap: value["canTap"] == true,
             loads: number("loads"),
             text: value["text"].as_str().unwrap_or_default().into(),
+            address: value["address"].as_str().unwrap_or_default().into(),
         }
     }
 
