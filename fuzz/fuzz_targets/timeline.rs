@@ -1,4 +1,4 @@
-//! Timeline, program and packager under any stamps: DTS strictly increases, PTS is never below DTS, nothing panics.
+//! The timeline under any stamps: DTS strictly increases, PTS is never below DTS, nothing panics.
 #![no_main]
 use std::time::{Duration, Instant};
 

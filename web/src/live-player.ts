@@ -98,8 +98,13 @@ export class LivePlayer {
   }
 
   toggleCaptions(): void {
-    const track = [...this.video.textTracks].find((text) => text.kind === 'captions' || text.kind === 'subtitles');
+    const track = this.#captions();
     if (track) track.mode = track.mode === 'showing' ? 'hidden' : 'showing';
+  }
+
+  /** Within the picture or beside it: the first that come. */
+  #captions(): TextTrack | undefined {
+    return [...this.video.textTracks].find((text) => text.kind === 'captions' || text.kind === 'subtitles');
   }
 
   #set(change: Partial<Snapshot>): void {
@@ -180,7 +185,6 @@ export class LivePlayer {
     hls.on(Events.LEVEL_UPDATED, (_, data) => {
       if (!data.details.live) this.#ended = true;
     });
-    hls.on(Events.SUBTITLE_TRACKS_UPDATED, (_, data) => this.#set({ hasCaptions: data.subtitleTracks.length > 0 }));
     hls.on(Events.ERROR, (_, data) => this.#onError(data));
     hls.loadSource(this.url);
     hls.attachMedia(this.video);
@@ -258,7 +262,7 @@ export class LivePlayer {
       const atLiveEdge = latency === null || latency < target + 1.5;
       if (latency !== null && latency > target + BEHIND_MAX_SECONDS) this.toLiveEdge(); // too far to catch up by speed
       if (latency !== null && this.#hls) this.#pace(this.#hls, latency - target, now);
-      this.#set({ state: 'playing', latency, atLiveEdge });
+      this.#set({ state: 'playing', latency, atLiveEdge, hasCaptions: this.#captions() !== undefined });
       return;
     }
     if (this.video.paused && this.#played && !this.#ended) {

@@ -7,6 +7,12 @@ use crate::{files, root};
 /// Longest file without its tests.
 const FILE_LINES_MAX: usize = 800;
 
+/// Core and protocol crates: they are told the time and start no tasks.
+const INNER: [&str; 6] = ["media", "codec", "container", "rtmp", "hls", "hub"];
+const BANNED_INSIDE: [&str; 5] = ["Instant::now", "SystemTime::now", ".elapsed()", "tokio::spawn", "thread::spawn"];
+/// Nowhere: queues without a bound.
+const BANNED: [&str; 3] = ["unbounded_channel", "mpsc::channel()", "unbounded()"];
+
 /// Prints the figures; fails where a hard limit is passed.
 pub(crate) fn print() -> anyhow::Result<()> {
     let (mut code, mut tests, mut cites, mut long) = (0, 0, 0, Vec::new());
@@ -24,6 +30,18 @@ pub(crate) fn print() -> anyhow::Result<()> {
         }
         if !text.starts_with("//!") {
             long.push(format!("{} has no module header", path.display()));
+        }
+        let inner = INNER.iter().any(|name| path.starts_with(root().join("crates").join(name).join("src")));
+        let product_text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for word in BANNED_INSIDE.iter().filter(|_| inner && !is_test) {
+            if product_text.lines().any(|line| line.contains(word) && !line.trim_start().starts_with("//")) {
+                long.push(format!("{} uses {word}", path.display()));
+            }
+        }
+        for word in BANNED.iter().filter(|_| !is_test) {
+            if product_text.contains(word) {
+                long.push(format!("{} uses {word}", path.display()));
+            }
         }
         for word in ["TODO", "FIXME"] {
             if text.contains(word) {

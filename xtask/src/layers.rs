@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 /// Our crates, what they may use of ours, and what of others' beyond `bytes`, `thiserror` and `tracing`.
-const TABLE: [(&str, &[&str], &[&str]); 11] = [
+const TABLE: [(&str, &[&str], &[&str]); 12] = [
     ("media", &[], &[]),
     ("codec", &["media"], &["h264-reader"]),
     ("container", &["media", "codec"], &[]),
@@ -14,14 +14,15 @@ const TABLE: [(&str, &[&str], &[&str]); 11] = [
     ("hls", &["media", "codec", "container"], &[]),
     ("hub", &["media", "codec"], &["tokio", "parking_lot"]),
     ("telemetry", &[], &["prometheus-client", "tracing-subscriber"]),
+    ("listen", &[], &["tokio", "tokio-util", "parking_lot"]),
     (
         "gateway",
-        &["hub", "rtmp", "container", "codec", "media", "telemetry"],
+        &["hub", "listen", "rtmp", "container", "codec", "media", "telemetry"],
         &["tokio", "tokio-util", "tokio-rustls", "rustls", "getrandom"],
     ),
     (
         "delivery",
-        &["hub", "hls", "container", "media", "telemetry"],
+        &["hub", "hls", "listen", "container", "media", "telemetry"],
         &[
             "tokio",
             "tokio-util",
@@ -55,7 +56,7 @@ const TABLE: [(&str, &[&str], &[&str]); 11] = [
     ),
     (
         "server",
-        &["control", "delivery", "gateway", "hls", "hub", "media", "telemetry"],
+        &["control", "delivery", "gateway", "hls", "hub", "listen", "media", "telemetry"],
         &[
             "anyhow",
             "clap",

@@ -1,10 +1,11 @@
 //! The project's own tooling: what needs logic and is no product code.
 //!
-//! `cargo xtask setup run|test`, `run`, `bench`, `soak`, `drill-obs`, `layers`, `specs`, `bar`, `web-hash`.
+//! `cargo xtask setup run|test`, `run`, `bench`, `soak`, `drill-obs`, `fuzz-seeds`, `layers`, `specs`, `bar`, `web-hash`.
 #![expect(clippy::print_stdout, reason = "this is the command line")]
 
 mod bar;
 mod bench;
+mod fuzz;
 mod layers;
 mod obs;
 mod run;
@@ -59,13 +60,14 @@ fn run_command() -> anyhow::Result<()> {
         ["layers"] => layers::check(),
         ["specs"] => specs::check(),
         ["bar"] => bar::print(),
+        ["fuzz-seeds", target] => fuzz::seeds(target),
         ["drill-obs"] => obs::run(),
         ["soak", minutes] => bench::soak(minutes),
         ["bench", ref names @ ..] => bench::run(names),
         ["web-hash"] => web::check(),
         ["web-hash", "write"] => web::write(),
         _ => bail!(
-            "usage: cargo xtask setup run|setup test|run|bench [name…]|soak MINUTES|drill-obs|layers|specs|bar|web-hash [write]"
+            "usage: cargo xtask setup run|setup test|run|bench [name…]|soak MINUTES|drill-obs|fuzz-seeds TARGET|layers|specs|bar|web-hash [write]"
         ),
     }
 }

@@ -1,8 +1,10 @@
 //! `make run`: the server with a demo source, and what to do next.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
 
@@ -27,12 +29,12 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let binary = root().join("target/release/throughline");
     let state = std::env::var("THROUGHLINE_STATE").unwrap_or_else(|_| "throughline-data".into());
     let addresses = Path::new(&state).join("addresses.json");
-    let _ = std::fs::remove_file(&addresses);
+    let before = written(&addresses);
     let mut server = Command::new(&binary);
     server.args(["serve", "--state", &state]).stdout(Stdio::null());
     let mut children = Children(vec![server.spawn().context("cannot start the server")?]);
     let began = Instant::now();
-    while !addresses.exists() {
+    while written(&addresses) <= before {
         if let Some(status) = children.0[0].try_wait()? {
             bail!("the server ended: {status}; is another one running?");
         }
@@ -50,11 +52,33 @@ pub(crate) fn run() -> anyhow::Result<()> {
     };
     let (http, rtmp) = (port("http"), port("rtmp"));
     children.0.push(demo(&format!("rtmp://127.0.0.1:{rtmp}/live"), &key("demo")?)?);
+    await_picture(&format!("127.0.0.1:{http}"))?;
     println!("open     http://localhost:{http}/watch/demo");
     println!("server   rtmp://localhost:{rtmp}/live");
     println!("key      {}   (for the stream 'live': http://localhost:{http}/watch/live)", key("live")?);
     children.0[0].wait()?;
     Ok(())
+}
+
+/// When a file was written; `None` if it is not there.
+fn written(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|known| known.modified()).ok()
+}
+
+/// Waits until the demo can be played: who opens the page then sees a picture at once.
+fn await_picture(server: &str) -> anyhow::Result<()> {
+    let began = Instant::now();
+    while began.elapsed() < START_TIMEOUT {
+        let mut socket = TcpStream::connect(server)?;
+        socket.write_all(b"GET /live/demo/index.m3u8 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer)?;
+        if answer.starts_with(b"HTTP/1.1 200") {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    bail!("the demo source does not arrive")
 }
 
 /// A moving picture with a clock and a soft tone, encoded as we recommend.

@@ -9,7 +9,7 @@ use crate::root;
 
 /// Program to look for, and the Debian package that has it.
 const FOR_RUN: [(&str, &str); 1] = [("ffmpeg", "ffmpeg")];
-const FOR_TEST: [(&str, &str); 12] = [
+const FOR_TEST: [(&str, &str); 13] = [
     ("curl", "curl"),
     ("ffmpeg", "ffmpeg"),
     ("ffprobe", "ffmpeg"),
@@ -18,12 +18,14 @@ const FOR_TEST: [(&str, &str); 12] = [
     ("chromium", "chromium"),
     ("firefox-esr", "firefox-esr"),
     ("varnishd", "varnish"),
+    ("openssl", "openssl"),
     ("node", "nodejs"),
     ("npm", "npm"),
     ("python3", "python3"),
     ("gst-launch-1.0", "gstreamer1.0-tools"),
 ];
-const FOR_BENCH: [(&str, &str); 2] = [("ethtool", "ethtool"), ("ip", "iproute2")];
+const FOR_BENCH: [(&str, &str); 3] = [("ethtool", "ethtool"), ("ip", "iproute2"), ("nginx", "nginx-light")];
+const NGINX_RTMP: &str = "/usr/lib/nginx/modules/ngx_rtmp_module.so";
 const FOR_OBS: [(&str, &str); 2] = [("obs", "obs-studio"), ("Xvfb", "xvfb")];
 /// GStreamer's elements are files, not programs.
 const GSTREAMER_ELEMENTS: &str = "/usr/lib/x86_64-linux-gnu/gstreamer-1.0/libgstrtmp2.so";
@@ -47,7 +49,11 @@ pub(crate) fn for_test() -> anyhow::Result<()> {
 }
 
 pub(crate) fn for_bench() -> anyhow::Result<()> {
-    packages(&missing(&FOR_BENCH))
+    let mut wanted = missing(&FOR_BENCH);
+    if !Path::new(NGINX_RTMP).exists() {
+        wanted.push("libnginx-mod-rtmp");
+    }
+    packages(&wanted)
 }
 
 pub(crate) fn for_obs() -> anyhow::Result<()> {

@@ -256,17 +256,26 @@ impl Multitrack {
             Self::Plain(four_cc) => on_track(four_cc, 0, reader),
             Self::One(four_cc) => {
                 let id = reader.u8()?;
-                on_track(four_cc, id, reader)
+                match on_track(four_cc, id, reader) {
+                    // The first track is the stream; what else there is may be what it likes. ERTMP-05
+                    Err(Error::UnsupportedCodec(_)) if id > 0 => Ok(()),
+                    outcome => outcome,
+                }
             }
             Self::Many(_) | Self::ManyCodecs => {
+                let (mut is_carried, mut unsupported) = (false, None);
                 while !reader.0.is_empty() {
                     let four_cc = if let Self::Many(shared) = self { shared } else { reader.four_cc()? };
                     let id = reader.u8()?;
                     let size = usize::try_from(reader.u24()?).map_err(|_| Error::Truncated)?;
                     let body = reader.take(size)?;
-                    on_track(four_cc, id, Reader(body))?;
+                    match on_track(four_cc, id, Reader(body)) {
+                        Ok(()) => is_carried = true,
+                        Err(Error::UnsupportedCodec(what)) => unsupported = Some(what),
+                        Err(error) => return Err(error),
+                    }
                 }
-                Ok(())
+                unsupported.filter(|_| !is_carried).map_or(Ok(()), |what| Err(Error::UnsupportedCodec(what)))
             }
         }
     }

@@ -1,4 +1,6 @@
-//! Fragmented MP4: initialization segments and the headers of movie fragments.
+//! Fragmented MP4: initialization segments and the headers of movie fragments; [`read`] reads those of others.
+
+pub mod read;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use media::{AudioCodec, AudioConfig, CodecConfig, VideoCodec, VideoConfig};

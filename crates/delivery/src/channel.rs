@@ -1,6 +1,7 @@
 //! One broadcast of one stream: its packager, who feeds it, who reads it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -19,8 +20,9 @@ use crate::{EraRecord, EraStore};
 
 /// How often the packager looks at the clock while no media comes.
 const TICK: Duration = Duration::from_millis(100);
-/// Numbers that are recorded ahead: a restart skips at most as many.
-const NUMBERS_AHEAD: u64 = 8;
+/// Numbers that are recorded ahead: a restart without a stop skips at most as many. More than twice the gaps that fill one
+/// hole (40), since half of them may be used before the next look.
+const NUMBERS_AHEAD: u64 = 96;
 /// Pauses between attempts to save a record.
 const SAVE_RETRIES: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(800), Duration::from_secs(3)];
@@ -111,10 +113,25 @@ pub struct Channel {
     /// Counts changes; all who wait look again.
     revision: watch::Sender<u64>,
     cache: Mutex<HashMap<(TrackKind, bool), (u64, Rendered)>>,
+    /// The multivariant playlist as of a revision of all.
+    multivariant: Mutex<Option<(u64, Rendered)>>,
     config: PackagerConfig,
     /// Highest number and discontinuities that were saved.
     recorded: Mutex<(u64, u64)>,
     name: media::StreamName,
+    is_superseded: AtomicBool,
+    is_withdrawn: AtomicBool,
+}
+
+/// How packaging came to an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The broadcast is over.
+    Ended,
+    /// The server stops.
+    Stopped,
+    /// The record cannot be saved.
+    Failed,
 }
 
 impl std::fmt::Debug for Channel {
@@ -156,15 +173,37 @@ impl Channel {
             packager: Mutex::new(Packager::new(config, continuation)),
             revision: watch::Sender::new(0),
             cache: Mutex::default(),
+            multivariant: Mutex::default(),
             config,
             recorded: Mutex::new((0, 0)),
             name: stream.name().clone(),
+            is_superseded: AtomicBool::new(false),
+            is_withdrawn: AtomicBool::new(false),
         }
     }
 
     /// Names the broadcast in URLs. It holds a secret.
     pub fn broadcast(&self) -> &str {
         &self.broadcast
+    }
+
+    /// It belongs to an earlier stream of the same name.
+    pub(crate) fn is_of_another(&self, stream: &Arc<Stream>) -> bool {
+        !self.is_fed_by(stream)
+    }
+
+    /// Another channel keeps the record from now on.
+    pub(crate) fn supersede(&self) {
+        self.is_superseded.store(true, Ordering::Relaxed);
+    }
+
+    /// The playlists are gone; the media stays a while. LL-22
+    pub(crate) fn withdraw(&self) {
+        self.is_withdrawn.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.is_withdrawn.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_fed_by(&self, stream: &Arc<Stream>) -> bool {
@@ -194,8 +233,8 @@ impl Channel {
     }
 
     /// Feeds the packager until the program ends or the server stops.
-    pub(crate) async fn run(&self, eras: &dyn EraStore, metrics: &Metrics, shutdown: &CancellationToken) {
-        let Some(mut subscriber) = self.feeder.lock().take() else { return };
+    pub(crate) async fn run(&self, eras: &dyn EraStore, metrics: &Metrics, shutdown: &CancellationToken) -> Outcome {
+        let Some(mut subscriber) = self.feeder.lock().take() else { return Outcome::Failed };
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut tracks: Option<Arc<Tracks>> = None;
@@ -203,7 +242,7 @@ impl Channel {
         info!(broadcast = shown(&self.broadcast), "packaging began");
         loop {
             if !self.record_ahead(eras, false).await {
-                return; // without a record a name could be used twice
+                return Outcome::Failed; // without a record a name could be used twice
             }
             let entry = tokio::select! {
                 biased;
@@ -232,6 +271,7 @@ impl Channel {
             self.change(metrics, Packager::handle_shutdown);
         }
         self.record_ahead(eras, true).await;
+        if shutdown.is_cancelled() { Outcome::Stopped } else { Outcome::Ended }
     }
 
     fn feed(&self, entry: &Entry, tracks: &mut Option<Arc<Tracks>>, metrics: &Metrics) {
@@ -270,6 +310,9 @@ impl Channel {
 
     /// Sees to it that the next numbers are recorded before they are used; false if that cannot be done.
     async fn record_ahead(&self, eras: &dyn EraStore, is_last: bool) -> bool {
+        if self.is_superseded.load(Ordering::Relaxed) {
+            return true;
+        }
         let record = {
             let packager = self.packager.lock();
             let next = packager.next_number();
@@ -300,9 +343,16 @@ impl Channel {
     /// The multivariant playlist, when a player can start.
     pub(crate) async fn multivariant(&self, waiting: Waiting<'_>) -> Answer<Rendered> {
         self.wait(waiting, |packager| {
+            let revision = counts(packager).0;
+            let mut known = self.multivariant.lock();
+            if let Some((_, rendered)) = known.as_ref().filter(|(known, _)| *known == revision) {
+                return Some(rendered.clone());
+            }
             let text = packager.render_multivariant(&self.broadcast)?;
             let etag = etag_of(&text);
-            Some(Rendered { gzip: gzip(text.as_bytes()), plain: text.into(), etag })
+            let rendered = Rendered { gzip: gzip(text.as_bytes()), plain: text.into(), etag };
+            *known = Some((revision, rendered.clone()));
+            Some(rendered)
         })
         .await
     }
@@ -431,5 +481,32 @@ fn base36(mut value: u128) -> String {
         if value == 0 {
             return digits.iter().rev().collect();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hub::{Hub, HubConfig, Publisher};
+    use telemetry::registry::Registry;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn ll_15_a_request_that_waits_three_target_durations_in_vain_gives_up() {
+        let hub = Hub::new(HubConfig::default());
+        let name = "show".parse().expect("valid");
+        let leg = hub.publish(Instant::now(), &name, Publisher::default()).expect("nobody else publishes");
+        let channel = Channel::new(leg.stream(), PackagerConfig::default(), None);
+        let (metrics, shutdown) = (Metrics::register(&mut Registry::default()), CancellationToken::new());
+        let places = Semaphore::new(1);
+        let waiting = || Waiting { shutdown: &shutdown, places: &places, metrics: &metrics };
+
+        let began = tokio::time::Instant::now();
+        assert!(matches!(channel.multivariant(waiting()).await, Answer::TimedOut));
+        assert_eq!(began.elapsed(), Duration::from_secs(12), "three times four seconds");
+        let (first, second) = tokio::join!(channel.multivariant(waiting()), channel.multivariant(waiting()));
+        assert!(matches!((first, second), (Answer::TimedOut, Answer::Busy)), "one place is there");
+        shutdown.cancel();
+        assert!(matches!(channel.multivariant(waiting()).await, Answer::Stopping));
     }
 }

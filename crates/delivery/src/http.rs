@@ -9,9 +9,10 @@ use hls::Directives;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use listen::accept_all;
 use media::{PlayRefusal, Playback, StreamKey, StreamName, TrackKind};
 use telemetry::{HttpClass, catch_panic};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -20,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use crate::channel::{Answer, Rendered, Waiting};
-use crate::guard::RateGuard;
+use crate::guard::{FirstBytes, RateGuard};
 use crate::reply::{Bodies, Caching, Reply, Slices};
 use crate::{Delivery, pages};
 
@@ -35,8 +36,6 @@ const STREAMS_MAX: u32 = 64;
 const TLS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a connection looks whether a body is overdue.
 const OVERDUE_INTERVAL: Duration = Duration::from_secs(5);
-/// Pause after `accept` failed.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 const TOO_MANY_WAIT: &str = "too many requests wait";
 const RESTARTING: &str = "the server is restarting";
 /// After a 503, come back in this time.
@@ -46,32 +45,20 @@ impl Delivery {
     /// Serves HTTP on a listener, or HTTPS if there is an acceptor, until shutdown.
     pub fn serve(&self, listener: TcpListener, tls: Option<TlsAcceptor>) {
         let delivery = self.clone();
-        self.inner.tracker.spawn(async move {
-            loop {
-                let accepted = tokio::select! {
-                    accepted = listener.accept() => accepted,
-                    () = delivery.inner.shutdown.cancelled() => return,
-                };
-                match accepted {
-                    Ok((socket, peer)) => delivery.spawn_connection(socket, peer, tls.clone()),
-                    Err(error) => {
-                        warn!(%error, "accept failed");
-                        tokio::time::sleep(ACCEPT_RETRY).await;
-                    }
-                }
-            }
+        let accepting = accept_all(listener, self.inner.shutdown.clone(), move |socket, peer| {
+            delivery.spawn_connection(socket, peer, tls.clone());
         });
+        self.inner.tracker.spawn(accepting);
     }
 
     fn spawn_connection(&self, socket: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>) {
         let Some(place) = self.inner.limits.enter(peer.ip()) else {
-            debug!("too many connections: one was refused");
+            self.inner.metrics.http_refused_connections.inc();
             return;
         };
         let delivery = self.clone();
         self.inner.tracker.spawn(async move {
             let _place = place;
-            let _ = socket.set_nodelay(true);
             delivery.inner.metrics.http_connections.inc();
             // Below TLS, so that what waits in its buffers is judged too.
             let rate = delivery.inner.config.read_rate_min_bytes_per_second;
@@ -101,8 +88,10 @@ impl Delivery {
             let (delivery, watched) = (delivery.clone(), Arc::clone(&watched));
             async move {
                 let rate = delivery.inner.config.read_rate_min_bytes_per_second;
+                let is_http_2 = request.version() == Version::HTTP_2;
                 let response = delivery.respond(request).await;
-                Ok::<_, Infallible>(response.map(|body| body.watched(&watched, rate)))
+                let apart = |body: Slices| if is_http_2 { body.last_byte_apart() } else { body };
+                Ok::<_, Infallible>(response.map(|body| apart(body.watched(&watched, rate))))
             }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -113,7 +102,7 @@ impl Delivery {
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX))
             .keep_alive_interval(Duration::from_secs(20));
-        let connection = builder.serve_connection(TokioIo::new(socket), service);
+        let connection = builder.serve_connection(TokioIo::new(FirstBytes::new(socket)), service);
         let mut connection = std::pin::pin!(connection);
         let mut looks = tokio::time::interval(OVERDUE_INTERVAL);
         let mut stopping = false;
@@ -184,7 +173,7 @@ impl Delivery {
 
     fn waiting(&self) -> Waiting<'_> {
         let inner = &self.inner;
-        Waiting { shutdown: &inner.shutdown, places: &inner.limits.blocked, metrics: &inner.metrics }
+        Waiting { shutdown: &inner.shutdown, places: &inner.blocked, metrics: &inner.metrics }
     }
 
     /// Held while the stream has begun and there is too little of it for a player to start.
@@ -223,6 +212,7 @@ impl Delivery {
             _ => None,
         };
         let class = if track.is_some() { HttpClass::playlist } else { HttpClass::media };
+        let channel = channel.filter(|channel| track.is_none() || !channel.is_withdrawn()); // LL-22
         let Some(channel) = channel else { return (class, not_found().into_response(headers, false)) };
         let target = self.inner.config.packager.target_duration();
         let reply = if let Some(track) = track {

@@ -16,15 +16,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hls::PackagerConfig;
-use hub::{Hub, Stream};
+use hub::{Hub, Stream, StreamState};
+use listen::{ConnectionLimits, Limits};
 use media::{AuthorizePlay, StreamName};
 use parking_lot::RwLock;
 use telemetry::{Metrics, catch_panic};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, info_span};
 
 pub use channel::{Channel, ChannelStatus};
+
+use channel::Outcome;
+
+/// Before a packager that failed begins anew.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// Where a broadcast stands: what must survive a restart so that a name is used once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,10 +62,8 @@ pub trait EraStore: Send + Sync {
 pub struct DeliveryConfig {
     /// Settings of every packager.
     pub packager: PackagerConfig,
-    /// Most connections.
-    pub connections_max: usize,
-    /// Most connections from one address; loopback is exempt, since reverse proxies live there.
-    pub connections_per_address_max: usize,
+    /// Most connections, both listeners together.
+    pub connections: ConnectionLimits,
     /// Most requests held at once.
     pub blocked_requests_max: usize,
     /// Slowest reader that is tolerated, in bytes per second, while bytes wait for it.
@@ -69,8 +74,7 @@ impl Default for DeliveryConfig {
     fn default() -> Self {
         Self {
             packager: PackagerConfig::default(),
-            connections_max: 18_000,
-            connections_per_address_max: 2048,
+            connections: ConnectionLimits { max: 18_000, per_address_max: 2048 },
             blocked_requests_max: 50_000,
             read_rate_min_bytes_per_second: 2000,
         }
@@ -113,7 +117,9 @@ struct Inner {
     channels: RwLock<HashMap<StreamName, Vec<Arc<Channel>>>>,
     shutdown: CancellationToken,
     tracker: TaskTracker,
-    limits: guard::Limits,
+    limits: Limits,
+    /// Places for requests that are held.
+    blocked: Semaphore,
 }
 
 impl std::fmt::Debug for Delivery {
@@ -126,9 +132,22 @@ impl Delivery {
     /// Delivery of the streams of a hub.
     pub fn new(config: DeliveryConfig, surroundings: Surroundings) -> Self {
         let Surroundings { hub, eras, authorize, metrics, shutdown } = surroundings;
-        let limits = guard::Limits::new(&config);
+        let (limits, blocked) = (Limits::new(config.connections), Semaphore::new(config.blocked_requests_max));
         let (channels, tracker) = (RwLock::default(), TaskTracker::new());
-        Self { inner: Arc::new(Inner { config, hub, eras, authorize, metrics, channels, shutdown, tracker, limits }) }
+        Self {
+            inner: Arc::new(Inner {
+                config,
+                hub,
+                eras,
+                authorize,
+                metrics,
+                channels,
+                shutdown,
+                tracker,
+                limits,
+                blocked,
+            }),
+        }
     }
 
     /// Packages every stream from the moment it begins, viewers or not.
@@ -156,7 +175,12 @@ impl Delivery {
         if of_stream.iter().any(|channel| channel.is_fed_by(stream)) {
             return;
         }
-        let record = self.inner.eras.load(stream.name());
+        let mut record = self.inner.eras.load(stream.name());
+        if let (Some(record), Some(older)) = (&mut record, of_stream.last()) {
+            // The stream before is ending at this very moment, and its record may not say so yet.
+            record.is_ended |= older.is_of_another(stream);
+            older.supersede();
+        }
         let channel = Arc::new(Channel::new(stream, self.inner.config.packager, record));
         of_stream.push(Arc::clone(&channel));
         drop(channels);
@@ -165,21 +189,36 @@ impl Delivery {
         self.inner.tracker.spawn(
             async move {
                 let inner = &delivery.inner;
-                if catch_panic(channel.run(&*inner.eras, &inner.metrics, &inner.shutdown)).await.is_err() {
-                    tracing::error!("the packager panicked; this broadcast is over");
+                let outcome = catch_panic(channel.run(&*inner.eras, &inner.metrics, &inner.shutdown)).await;
+                if outcome.is_err() {
+                    tracing::error!("the packager panicked; it begins anew");
                 }
-                if !inner.shutdown.is_cancelled() {
-                    // LL-22: an ended playlist stays one window, then its names are gone.
+                if matches!(outcome, Ok(Outcome::Ended)) {
+                    // LL-22: an ended playlist stays one window, and its segments one window longer.
                     let window = Duration::from_nanos(u64::try_from(channel.window_nanos()).unwrap_or(0));
-                    tokio::select! {
-                        () = tokio::time::sleep(window) => {}
-                        () = inner.shutdown.cancelled() => {}
-                    }
+                    delivery.pause(window).await;
+                    channel.withdraw();
+                    delivery.pause(window).await;
                     delivery.remove(&name, &channel);
+                } else if !inner.shutdown.is_cancelled() {
+                    inner.metrics.hls_restarts.inc();
+                    delivery.remove(&name, &channel);
+                    delivery.pause(RESTART_PAUSE).await;
+                    if let Some(stream) = inner.hub.stream(&name).filter(|stream| stream.state() != StreamState::Ended)
+                    {
+                        delivery.open(&stream);
+                    }
                 }
             }
             .instrument(span),
         );
+    }
+
+    async fn pause(&self, duration: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(duration) => {}
+            () = self.inner.shutdown.cancelled() => {}
+        }
     }
 
     fn remove(&self, name: &StreamName, channel: &Arc<Channel>) {
@@ -194,7 +233,7 @@ impl Delivery {
 
     /// The current channel of a stream.
     pub fn channel(&self, name: &StreamName) -> Option<Arc<Channel>> {
-        self.inner.channels.read().get(name).and_then(|channels| channels.last().cloned())
+        self.inner.channels.read().get(name)?.last().filter(|channel| !channel.is_withdrawn()).cloned()
     }
 
     fn channel_of_broadcast(&self, name: &StreamName, broadcast: &str) -> Option<Arc<Channel>> {

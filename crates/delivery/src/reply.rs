@@ -39,6 +39,16 @@ impl Slices {
         self
     }
 
+    /// The last byte as a slice of its own. HTTP/2 takes a slice over as soon as its peer allows one byte of it, and then the
+    /// body is gone and nobody watches it; so what it takes over last is one byte that keeps nothing alive.
+    pub(crate) fn last_byte_apart(mut self) -> Self {
+        if let Some(mut last) = self.queue.pop_back() {
+            let end = last.split_off(last.len().saturating_sub(1));
+            self.queue.extend([last, Bytes::copy_from_slice(&end)].into_iter().filter(|slice| !slice.is_empty()));
+        }
+        self
+    }
+
     pub(crate) fn len(&self) -> u64 {
         self.left
     }

@@ -12,21 +12,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hub::{Arrival, Hub};
+use listen::{ConnectionLimits, Limits, accept_all};
 use media::{AuthorizePlay, StreamKey, StreamName};
-use telemetry::{CloseReason, Metrics, Protocol, catch_panic};
+use telemetry::{CloseReason, Metrics, Protocol, RejectReason, catch_panic};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument as _, info, info_span, warn};
+use tracing::{Instrument as _, debug, info, info_span};
 
-/// Most RTMP connections at once, both listeners together: 2,000 streams with a standby each, and some that monitor.
-const CONNECTIONS_MAX: usize = 4500;
 /// Time for a TLS handshake.
 const TLS_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause after `accept` failed (usually: no file descriptors left).
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Who may publish what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +58,7 @@ pub struct Gateway {
     hub: Arc<Hub>,
     doors: Doors,
     metrics: Metrics,
-    connections: Arc<Semaphore>,
+    limits: Limits,
     tracker: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -74,47 +70,42 @@ impl std::fmt::Debug for Gateway {
 }
 
 impl Gateway {
-    /// A gateway into `hub`. Its tasks end when `shutdown` is cancelled.
-    pub fn new(hub: Arc<Hub>, doors: Doors, metrics: Metrics, shutdown: CancellationToken) -> Self {
-        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        Self { hub, doors, metrics, connections, tracker: TaskTracker::new(), shutdown }
+    /// A gateway into `hub`; RTMP and RTMPS share the limits. Its tasks end when `shutdown` is cancelled.
+    pub fn new(
+        hub: Arc<Hub>,
+        doors: Doors,
+        limits: ConnectionLimits,
+        metrics: Metrics,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self { hub, doors, metrics, limits: Limits::new(limits), tracker: TaskTracker::new(), shutdown }
     }
 
     /// Serves RTMP on a listener, or RTMPS if there is an acceptor, until shutdown.
     pub fn serve_rtmp(&self, listener: TcpListener, tls: Option<TlsAcceptor>) {
         let gateway = self.clone();
         let protocol = if tls.is_some() { Protocol::rtmps } else { Protocol::rtmp };
-        self.tracker.spawn(async move {
-            loop {
-                let accepted = tokio::select! {
-                    accepted = listener.accept() => accepted,
-                    () = gateway.shutdown.cancelled() => return,
-                };
-                match accepted {
-                    Ok((socket, peer)) => gateway.spawn_rtmp(socket, peer, protocol, tls.clone()),
-                    Err(error) => {
-                        warn!(protocol = protocol.as_str(), %error, "accept failed");
-                        tokio::time::sleep(ACCEPT_RETRY).await;
-                    }
-                }
-            }
+        let accepting = accept_all(listener, self.shutdown.clone(), move |socket, peer| {
+            gateway.spawn_rtmp(socket, peer, protocol, tls.clone());
         });
+        self.tracker.spawn(accepting);
     }
 
     fn spawn_rtmp(&self, socket: TcpStream, peer: SocketAddr, protocol: Protocol, tls: Option<TlsAcceptor>) {
-        let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() else {
-            warn!(%peer, protocol = protocol.as_str(), "too many connections: one was refused");
+        let Some(place) = self.limits.enter(peer.ip()) else {
+            debug!(%peer, protocol = protocol.as_str(), "too many connections: one was refused");
+            self.metrics.rejected(RejectReason::limit);
             return;
         };
         let gateway = self.clone();
         let session = async move {
             gateway.metrics.session_opened(protocol);
-            let _ = socket.set_nodelay(true);
             let outcome = catch_panic(async {
+                let hang_up = rtmp_session::HangUp::of(&socket);
                 match tls {
-                    None => rtmp_session::run(&gateway, socket, peer, protocol).await,
+                    None => rtmp_session::run(&gateway, socket, hang_up, peer, protocol).await,
                     Some(acceptor) => match in_time(TLS_TIMEOUT, acceptor.accept(socket)).await {
-                        Ok(stream) => rtmp_session::run(&gateway, stream, peer, protocol).await,
+                        Ok(stream) => rtmp_session::run(&gateway, stream, hang_up, peer, protocol).await,
                         Err(error) => {
                             info!(%error, "TLS handshake failed");
                             CloseReason::network
@@ -124,7 +115,7 @@ impl Gateway {
             })
             .await;
             gateway.metrics.session_closed(protocol, outcome.unwrap_or(CloseReason::panic));
-            drop(permit);
+            drop(place);
         };
         self.tracker.spawn(session.instrument(info_span!("session", %peer, protocol = protocol.as_str())));
     }

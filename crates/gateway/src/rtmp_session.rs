@@ -1,6 +1,7 @@
 //! One RTMP connection: the shell around a session.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,8 @@ use media::{FrameRate, StreamKey, StreamName, TrackKind};
 use rtmp::{Command, Event, Input, Media, Metadata, Output, Rejection, ServerConfig, ServerSession};
 use telemetry::prometheus_metrics::counter::Counter;
 use telemetry::{CloseReason, Protocol, RejectReason, RepairKind};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -59,10 +61,37 @@ struct Connection<'a> {
     resumed_at: Option<Instant>,
 }
 
+/// Sees that the peer has closed its side while what it sent before is not read yet.
+#[derive(Debug)]
+pub(crate) struct HangUp(Option<TcpStream>);
+
+impl HangUp {
+    /// Watches the socket beside whoever reads it.
+    pub(crate) fn of(socket: &TcpStream) -> Self {
+        let copy = socket.as_fd().try_clone_to_owned().map(std::net::TcpStream::from);
+        Self(copy.and_then(TcpStream::from_std).ok())
+    }
+
+    /// When the peer has closed. Cancel-safe.
+    async fn seen(&self) {
+        if let Some(socket) = &self.0 {
+            while let Ok(ready) = socket.ready(Interest::READABLE).await {
+                if ready.is_read_closed() {
+                    return;
+                }
+                // What is there is for somebody else: wait until there is more.
+                let _ = socket.try_io(Interest::READABLE, || Err::<(), _>(std::io::ErrorKind::WouldBlock.into()));
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Runs one connection to its end and says why it ended.
 pub(crate) async fn run(
     gateway: &Gateway,
     socket: impl AsyncRead + AsyncWrite + Unpin,
+    hang_up: HangUp,
     peer: SocketAddr,
     protocol: Protocol,
 ) -> CloseReason {
@@ -80,7 +109,7 @@ pub(crate) async fn run(
         reason: CloseReason::peer,
         resumed_at: None,
     };
-    connection.drive(socket).await;
+    connection.drive(socket, hang_up).await;
     connection.end();
     connection.reason
 }
@@ -92,11 +121,13 @@ enum Wake {
     Entry(Arc<Entry>),
     Kicked(String),
     Timeout,
+    HungUp,
     Shutdown,
 }
 
 impl Connection<'_> {
-    async fn drive(&mut self, socket: impl AsyncRead + AsyncWrite + Unpin) {
+    async fn drive(&mut self, socket: impl AsyncRead + AsyncWrite + Unpin, hang_up: HangUp) {
+        let mut has_hung_up = false;
         let (mut reader, mut writer) = tokio::io::split(socket);
         let mut buffer = vec![0; READ_BYTES];
         let mut write_deadline = None;
@@ -130,6 +161,7 @@ impl Connection<'_> {
                 () = self.gateway.shutdown.cancelled(), if is_open => Wake::Shutdown,
                 wake = self.role.wake(), if takes_more => wake,
                 () = until(timeout) => Wake::Timeout,
+                () = hang_up.seen(), if !has_hung_up && self.is_paced() => Wake::HungUp,
                 written = writer.write(&self.unsent), if !self.unsent.is_empty() => Wake::Written(written),
                 read = reader.read(&mut buffer), if may_read => Wake::Read(read),
             };
@@ -155,6 +187,12 @@ impl Connection<'_> {
                     self.input(Input::Timeout);
                 }
                 Wake::Timeout => {}
+                Wake::HungUp => {
+                    has_hung_up = true;
+                    if let Role::Publishing(publishing) = &self.role {
+                        publishing.leg.hang_up();
+                    }
+                }
                 Wake::Shutdown => self.close(CloseReason::shutdown, "the server is restarting".into()),
             }
         }
@@ -183,6 +221,10 @@ impl Connection<'_> {
     fn input(&mut self, input: Input<'_>) {
         if let Err(error) = self.session.handle_input(Instant::now(), input) {
             self.reason = match error {
+                rtmp::Error::UnknownApp { .. } => {
+                    self.gateway.metrics.rejected(RejectReason::not_found);
+                    CloseReason::rejected
+                }
                 rtmp::Error::PeerMisbehaved(_) | rtmp::Error::Unsupported(_) => CloseReason::protocol_error,
                 _ => CloseReason::timeout,
             };
@@ -190,9 +232,13 @@ impl Connection<'_> {
         }
     }
 
-    /// Carries out what the session asks for; returns its deadline.
+    /// Carries out what the session asks for; returns its deadline. A source that is paced is taken in unit by unit, so that
+    /// one read that holds an hour of sound does not bring an hour.
     fn drain(&mut self) -> Option<Instant> {
         loop {
+            if self.is_paced() && !self.session.is_closed() {
+                return None;
+            }
             match self.session.poll_output() {
                 Output::Send(bytes) => self.unsent.extend_from_slice(&bytes),
                 Output::Event(event) => self.on_event(event),
@@ -211,6 +257,11 @@ impl Connection<'_> {
                 }
             }
             Event::Media { time_nanos, media } => self.on_media(time_nanos, media),
+            Event::Damaged => {
+                if let Role::Publishing(publishing) = &mut self.role {
+                    publishing.leg.count_damaged();
+                }
+            }
             Event::PublishEnded => self.end(), // at once: the connection stays until the peer closes it
         }
     }
@@ -328,6 +379,8 @@ impl Connection<'_> {
             self.session.send_metadata(&Metadata {
                 has_video: entry.tracks.video.is_some(),
                 has_audio: entry.tracks.audio.is_some(),
+                video_codec_id: entry.tracks.config(TrackKind::Video).as_ref().map(rtmp::codec_id),
+                audio_codec_id: entry.tracks.config(TrackKind::Audio).as_ref().map(rtmp::codec_id),
                 ..Metadata::default()
             });
             for track in [TrackKind::Video, TrackKind::Audio] {

@@ -1,4 +1,5 @@
-//! HLS and Low-Latency HLS: the packager, its playlists, and when a blocked request is answered. Sans-IO.
+//! HLS and Low-Latency HLS: the packager, its playlists, and when a blocked request is answered; and a reader of playlists
+//! ([`read`]). Sans-IO.
 //!
 //! | Subject | Specification |
 //! | --- | --- |
@@ -15,6 +16,7 @@ mod era;
 mod multivariant;
 mod packager;
 mod playlist;
+pub mod read;
 mod utc;
 
 pub use packager::{Continuation, Packager, PackagerConfig};

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use media::{AccessUnit, CodecConfig, Timescale, TrackKind, VideoConfig};
+use media::{AccessUnit, CodecConfig, Timescale, TrackKind, VideoCodec, VideoConfig};
 
 /// Span over which rates are measured.
 const WINDOW_NANOS: i64 = 10_000_000_000;
@@ -115,7 +115,9 @@ pub fn lint(tracks: &[CodecConfig], observed: &Observed) -> Vec<Advice> {
             CodecConfig::Video(video) => lint_video(video, observed, &mut advice),
             CodecConfig::Audio(audio) => {
                 let rate = audio.timescale.hz();
-                if !matches!(rate, 44_100 | 48_000) && audio.codec_string != "mp4a.40.5" {
+                // HE-AAC's core runs at half the rate that is heard.
+                let is_halved = matches!(&*audio.codec_string, "mp4a.40.5" | "mp4a.40.29");
+                if !matches!(rate, 44_100 | 48_000) && !is_halved {
                     let text = format!("sound is sampled at {rate} Hz, which some players resample badly");
                     advice.push(Advice { code: "audio_rate", text, fix: "set the audio sample rate to 48 kHz" });
                 }
@@ -163,7 +165,7 @@ fn lint_video(video: &VideoConfig, observed: &Observed, advice: &mut Vec<Advice>
     if pixels_per_second == 0 || bits == 0 {
         return;
     }
-    // 720p30 2.5–4.5, 1080p30 4.5–6, 1080p60 6–9 Mbit/s are 0.07 to 0.16 bits per pixel for H.264.
+    let (low, high) = recommended_milli_bits_per_pixel(video.codec, pixels_per_second);
     let milli_bits_per_pixel = bits.saturating_mul(1000) / pixels_per_second;
     let seen = format!(
         "{}x{} at {} frames/s with {} kbit/s",
@@ -172,13 +174,26 @@ fn lint_video(video: &VideoConfig, observed: &Observed, advice: &mut Vec<Advice>
         observed.frame_rate_millihertz.div_ceil(1000),
         bits / 1000
     );
-    if milli_bits_per_pixel < 25 {
+    if milli_bits_per_pixel < low * 7 / 10 {
         let text = format!("{seen} is too little for moving pictures");
         advice.push(Advice { code: "bitrate_low", text, fix: "raise the video bitrate, or lower size or frame rate" });
-    } else if milli_bits_per_pixel > 350 {
+    } else if milli_bits_per_pixel > high * 12 / 10 {
         let text = format!("{seen} is more than viewers can see, and more than many of them can receive");
         advice.push(Advice { code: "bitrate_high", text, fix: "lower the video bitrate" });
     }
+}
+
+/// The recommended range, in thousandths of a bit per pixel: 720p30 2.5–4.5, 1080p30 4.5–6, 1080p60 6–9 Mbit/s for H.264.
+/// The larger and the faster the picture, the less each pixel needs; later codecs do with half.
+fn recommended_milli_bits_per_pixel(codec: VideoCodec, pixels_per_second: u64) -> (u64, u64) {
+    let (low, high) = match pixels_per_second {
+        0..20_000_000 => (60, 250),
+        20_000_000..45_000_000 => (90, 163),
+        45_000_000..90_000_000 => (65, 108),
+        90_000_000..180_000_000 => (48, 72),
+        _ => (40, 140),
+    };
+    if codec == VideoCodec::Avc { (low, high) } else { (low / 2, high) }
 }
 
 #[cfg(test)]
@@ -187,7 +202,7 @@ mod tests {
 
     fn codes(observed: &Observed) -> Vec<&'static str> {
         let video = VideoConfig {
-            codec: media::VideoCodec::Avc,
+            codec: VideoCodec::Avc,
             record: bytes::Bytes::new(),
             width: 1280,
             height: 720,
@@ -218,7 +233,26 @@ mod tests {
         assert_eq!(codes(&Observed { keyframe_interval_ms_max: Some(8333), ..good() }), ["keyframe_interval"]);
         assert_eq!(codes(&Observed { has_reordering: true, ..good() }), ["b_frames"]);
         assert_eq!(codes(&Observed { is_variable_rate: true, ..good() }), ["variable_frame_rate"]);
-        assert_eq!(codes(&Observed { video_bits_per_second: 300_000, ..good() }), ["bitrate_low"]);
-        assert_eq!(codes(&Observed { video_bits_per_second: 20_000_000, ..good() }), ["bitrate_high"]);
+        let keyframes = Observed { keyframe_interval_ms: Some(400), keyframe_interval_ms_max: Some(400), ..good() };
+        assert_eq!(codes(&keyframes), ["keyframe_interval_short"]);
+        for (megabits, expected) in [(1_700, "bitrate_low"), (1_800, ""), (5_300, ""), (5_500, "bitrate_high")] {
+            let seen = codes(&Observed { video_bits_per_second: megabits * 1000, ..good() });
+            assert_eq!(seen, Vec::from_iter((!expected.is_empty()).then_some(expected)), "720p30, {megabits} kbit/s");
+        }
+    }
+
+    #[test]
+    fn sound_that_players_stumble_over_is_named() {
+        let codes = |rate, channels, codec_string: &str, bits| {
+            let config = codec::aac::lc_config(rate, channels).expect("in the tables");
+            let config = media::AudioConfig { codec_string: codec_string.into(), ..config };
+            let observed = Observed { audio_bits_per_second: bits, ..good() };
+            lint(&[CodecConfig::Audio(config)], &observed).iter().map(|advice| advice.code).collect::<Vec<_>>()
+        };
+        assert_eq!(codes(48_000, 2, "mp4a.40.2", 128_000), Vec::<&str>::new());
+        assert_eq!(codes(32_000, 2, "mp4a.40.2", 128_000), ["audio_rate"]);
+        assert_eq!(codes(24_000, 2, "mp4a.40.29", 128_000), Vec::<&str>::new(), "48 kHz are heard");
+        assert_eq!(codes(48_000, 6, "mp4a.40.2", 128_000), ["audio_channels"]);
+        assert_eq!(codes(48_000, 2, "mp4a.40.2", 32_000), ["audio_bitrate"]);
     }
 }

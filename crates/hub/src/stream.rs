@@ -99,6 +99,8 @@ struct LegRecord {
     id: u64,
     publisher: Publisher,
     last_media: Option<Instant>,
+    /// The peer has closed its side, and what it sent before is still being taken in.
+    has_hung_up: bool,
     began: Instant,
     observed: Observed,
     repairs: Repairs,
@@ -214,7 +216,7 @@ impl Stream {
         }
         if let Some(old) = &shared.leg {
             let silence = now.saturating_duration_since(old.last_media.unwrap_or(old.began));
-            if silence < takeover_after {
+            if silence < takeover_after && !old.has_hung_up {
                 return Err(PublishError::Busy(self.name.clone()));
             }
             old.kick.send_replace(Some("another encoder took over while this one was silent".into()));
@@ -223,7 +225,8 @@ impl Stream {
         let id = shared.next_leg_id;
         shared.next_leg_id += 1;
         let (observed, repairs) = (Observed::default(), Repairs::default());
-        shared.leg = Some(LegRecord { id, publisher, last_media: None, began: now, observed, repairs, kick });
+        let (last_media, has_hung_up) = (None, false);
+        shared.leg = Some(LegRecord { id, publisher, last_media, has_hung_up, began: now, observed, repairs, kick });
         shared.program.begin_leg(now);
         drop(shared);
         Ok(Leg {
@@ -370,6 +373,19 @@ impl Leg {
     /// A receiver that tells when the session must end, and why.
     pub fn kicked(&self) -> watch::Receiver<Option<String>> {
         self.kicked.clone()
+    }
+
+    /// The peer has closed its side; what it sent is still good, and whoever comes next takes over at once.
+    pub fn hang_up(&self) {
+        let mut shared = self.stream.shared.lock();
+        if let Some(leg) = shared.leg.as_mut().filter(|leg| leg.id == self.id) {
+            leg.has_hung_up = true;
+        }
+    }
+
+    /// Counts a message that could not be read.
+    pub fn count_damaged(&mut self) {
+        self.timeline.count_damaged();
     }
 
     /// How far it is ahead of real time; above its limit the owner stops reading.

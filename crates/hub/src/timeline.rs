@@ -262,6 +262,10 @@ impl Timeline {
     /// An audio unit: the peer's time in nanoseconds. Needs a configuration first; without one it is dropped.
     pub fn audio(&mut self, now: Instant, peer_nanos: i64, payload: Bytes) {
         let Some(audio) = &mut self.audio else { return };
+        if payload.is_empty() {
+            self.repairs.damaged += 1; // no sound at all is no frame of sound: silence will stand in
+            return;
+        }
         let length = match audio.config.codec {
             AudioCodec::Aac => audio.config.samples_per_unit,
             AudioCodec::Opus => match codec::opus::packet_samples(&payload) {

@@ -12,6 +12,14 @@ pub enum Error {
     /// The peer is within the protocol but sends what is not carried.
     #[error("{0}")]
     Unsupported(#[from] flv::Error),
+    /// Connects to an application that is not ours.
+    #[error("there is no application '{got}' here: use rtmp://SERVER/{ours}")]
+    UnknownApp {
+        /// What it asked for.
+        got: String,
+        /// What there is.
+        ours: Box<str>,
+    },
     /// RTMP 1.0 §5.2 was not finished in time.
     #[error("handshake not finished in time")]
     HandshakeTimeout,

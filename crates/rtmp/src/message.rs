@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use container::flv;
-use media::{AudioCodec, VideoCodec};
+use media::{AudioCodec, CodecConfig, VideoCodec};
 
 use crate::amf0::{self, Value};
 use crate::chunk::Message;
@@ -67,6 +67,26 @@ fn decode_wrapped(message: &Message, amf3_type: u8) -> Result<Vec<Value>, Violat
     amf0::decode_all(message.payload.get(usize::from(wrapped)..).unwrap_or_default())
 }
 
+/// spec: FLV 10.1 §E.4.3.1, §E.4.2.1
+const AVC_ID: u32 = 7;
+const AAC_ID: u32 = 10;
+
+/// The number of a codec in `onMetaData`: its old one, or its FourCC. spec: Enhanced RTMP v2, metadata
+pub fn codec_id(config: &CodecConfig) -> u32 {
+    u32::from_be_bytes(*match config {
+        CodecConfig::Video(video) => match video.codec {
+            VideoCodec::Avc => return AVC_ID,
+            VideoCodec::Hevc => b"hvc1",
+            VideoCodec::Av1 => b"av01",
+            VideoCodec::Vp9 => b"vp09",
+        },
+        CodecConfig::Audio(audio) => match audio.codec {
+            AudioCodec::Aac => return AAC_ID,
+            AudioCodec::Opus => b"Opus",
+        },
+    })
+}
+
 /// What an encoder says of itself in `onMetaData`; all of it is a hint.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata {
@@ -82,6 +102,10 @@ pub struct Metadata {
     pub has_video: bool,
     /// An audio track was announced.
     pub has_audio: bool,
+    /// Which video codec, as [`codec_id`] has it. Written only; what a peer says is not needed.
+    pub video_codec_id: Option<u32>,
+    /// Which audio codec, as [`codec_id`] has it. Written only.
+    pub audio_codec_id: Option<u32>,
     /// Declared sampling rate of the sound.
     pub audio_sample_rate: Option<u32>,
     /// Declared number of channels.
@@ -117,6 +141,8 @@ impl Metadata {
                 .and_then(Value::as_u32)
                 .and_then(|count| u8::try_from(count).ok())
                 .or(stereo),
+            video_codec_id: None,
+            audio_codec_id: None,
         })
     }
 
@@ -134,8 +160,8 @@ impl Metadata {
         number("audiodatarate", kilo(self.audio_bits_per_second));
         number("audiosamplerate", self.audio_sample_rate.map(f64::from));
         number("audiochannels", self.audio_channels.map(f64::from));
-        number("videocodecid", self.has_video.then_some(7.0));
-        number("audiocodecid", self.has_audio.then_some(10.0));
+        number("videocodecid", self.has_video.then(|| self.video_codec_id.unwrap_or(AVC_ID).into()));
+        number("audiocodecid", self.has_audio.then(|| self.audio_codec_id.unwrap_or(AAC_ID).into()));
         properties.push(("encoder".into(), self.encoder.as_deref().unwrap_or("Throughline").into()));
         vec!["onMetaData".into(), Value::Object(properties)]
     }

@@ -24,6 +24,8 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 const EARLY_BYTES_MAX: usize = 1 << 20;
 /// Most message streams of one connection.
 const MESSAGE_STREAMS_MAX: u32 = 8;
+/// A message of audio or video that is not longer says nothing: some encoders send them for a track that is silent.
+const EMPTY_MEDIA_BYTES: usize = 2;
 /// Codecs that are taken and given. spec: Enhanced RTMP v2, `fourCcList`
 const FOUR_CCS: [&str; 6] = ["avc1", "hvc1", "av01", "vp09", "mp4a", "Opus"];
 /// spec: Enhanced RTMP v2, `capsEx`: multitrack, ModEx, nanosecond offset
@@ -139,6 +141,8 @@ pub enum Event {
         /// The packet.
         media: Media,
     },
+    /// Audio or video that ends in the middle of its header.
+    Damaged,
     /// The publisher ended its stream properly.
     PublishEnded,
 }
@@ -317,14 +321,23 @@ impl ServerSession {
 
     fn on_media(&mut self, now: Instant, message: &Message) -> Result<(), Error> {
         let State::Publishing { clock, deadline, seen_media, .. } = &mut self.state else { return Ok(()) };
-        *deadline = now + self.config.media_timeout;
-        *seen_media = true;
+        if message.payload.len() > EMPTY_MEDIA_BYTES {
+            *deadline = now + self.config.media_timeout;
+            *seen_media = true;
+        }
         let time_nanos = clock.unroll(message.timestamp).saturating_mul(1_000_000);
         let link = &mut self.link;
-        message::parse_media(message.type_id, &message.payload, |media| {
+        let outcome = message::parse_media(message.type_id, &message.payload, |media| {
             let time_nanos = time_nanos.saturating_add(media.nano_offset());
             link.push(Event::Media { time_nanos, media });
-        })
+        });
+        match outcome {
+            Err(Error::Unsupported(flv::Error::Truncated)) => {
+                self.link.push(Event::Damaged);
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
     fn on_command_message(&mut self, now: Instant, stream_id: u32, command: &CommandMessage) -> Result<(), Error> {
@@ -374,11 +387,11 @@ impl ServerSession {
         let (app, rest) = path.split_once('/').unwrap_or((path, ""));
         self.link.announce();
         if app != &*self.config.app {
-            let text = format!("there is no application '{app}' here: use rtmp://SERVER/{}", self.config.app);
-            let status = status("error", "NetConnection.Connect.Rejected", &text);
+            let error = Error::UnknownApp { got: app.into(), ours: self.config.app.clone() };
+            let status = status("error", "NetConnection.Connect.Rejected", &error.to_string());
             self.link.command(0, "_error", command.transaction, &[Value::Null, status]);
-            self.state = State::Closed;
-            return Ok(());
+            self.state = State::Closed; // it has been told
+            return Err(error);
         }
         let properties =
             object([("fmsVer", "FMS/3,5,7,7009".into()), ("capabilities", 31.0.into()), ("mode", 1.0.into())]);

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use control::{KeyPurpose, KeyView, PlaybackView, Store, StreamView};
+use control::{KeyPurpose, KeyView, PlaybackView, StreamView};
 use hyper::Method;
 use media::{Playback, StreamName};
 use server::config::{Config, ConfigFile, Listen, LogFormatName};
-use server::{LocalClient, Server};
+use server::{Local, LocalClient, Server};
 use telemetry::{LogFormat, init_logging};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -122,12 +122,8 @@ enum KeyCommand {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Print the effective configuration, or what is wrong and where.
-    Check {
-        /// Configuration file (TOML); without one the defaults are printed.
-        #[arg(long, env = "THROUGHLINE_CONFIG", value_name = "FILE")]
-        config: Option<PathBuf>,
-    },
+    /// Print the effective configuration, or what is wrong and where. Takes what `serve` takes.
+    Check(ServeArgs),
 }
 
 /// Does what the command line says.
@@ -140,7 +136,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
             runtime.block_on(playback(stream, wanted, &state.state))
         }
         Command::Status { state, json } => runtime.block_on(status(&state.state, json)),
-        Command::Config(ConfigCommand::Check { config }) => check(config.as_deref()),
+        Command::Config(ConfigCommand::Check(args)) => check(args),
         Command::Openapi => {
             write!(io::stdout(), "{}", control::openapi_json())?;
             Ok(())
@@ -148,19 +144,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-fn load(path: Option<&Path>) -> anyhow::Result<ConfigFile> {
-    Ok(path.map(ConfigFile::load).transpose()?.unwrap_or_default())
-}
-
-fn check(path: Option<&Path>) -> anyhow::Result<()> {
-    let file = load(path)?;
-    Config::try_from(file.clone())?;
-    write!(io::stdout(), "{}", toml::to_string(&file.effective())?)?;
-    Ok(())
-}
-
-async fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    let mut file = load(args.config.as_deref())?;
+/// The file, with what flags and environment say above it; and what the rest of the program sees.
+fn load(args: ServeArgs) -> anyhow::Result<(ConfigFile, Config)> {
+    let mut file = args.config.as_deref().map(ConfigFile::load).transpose()?.unwrap_or_default();
     file.state = args.state.or(file.state);
     let listen = &mut file.listen;
     listen.http = args.http.or(listen.http);
@@ -168,11 +154,27 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     listen.rtmp = args.rtmp.or(listen.rtmp);
     listen.rtmps = args.rtmps.or(listen.rtmps);
     listen.ops = args.ops.or(listen.ops);
-    let json = args.log_json || file.log.format == LogFormatName::Json;
-    let format = if json { LogFormat::Json } else { LogFormat::Text };
-    let filter = args.log.unwrap_or_else(|| file.log.filter.clone());
-    init_logging(format, &filter).map_err(|error| anyhow::anyhow!("log filter '{filter}': {error}"))?;
-    let config = Config::try_from(file)?;
+    file.log.filter = args.log.unwrap_or(file.log.filter);
+    if args.log_json {
+        file.log.format = LogFormatName::Json;
+    }
+    let config = Config::try_from(file.clone()).map_err(|error| match &args.config {
+        Some(path) => error.located(path),
+        None => error,
+    })?;
+    Ok((file, config))
+}
+
+fn check(args: ServeArgs) -> anyhow::Result<()> {
+    let (file, _) = load(args)?;
+    write!(io::stdout(), "{}", toml::to_string(&file.effective())?)?;
+    Ok(())
+}
+
+async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let (file, config) = load(args)?;
+    let format = if file.log.format == LogFormatName::Json { LogFormat::Json } else { LogFormat::Text };
+    init_logging(format, &file.log.filter).map_err(|error| anyhow::anyhow!("log filter: {error}"))?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let server = Server::start(config).await?;
     let addresses = server.addresses();
@@ -188,7 +190,15 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         }
     }
     if let Some(token) = server.first_token() {
-        let _ = writeln!(io::stderr(), "operator token, shown this once: {token}"); // whatever the log filter says
+        // Whatever the log filter says, and in its form.
+        let line = match format {
+            LogFormat::Text => format!("operator token, shown this once: {token}"),
+            LogFormat::Json => {
+                serde_json::json!({ "level": "INFO", "message": "operator token, shown this once", "token": token })
+                    .to_string()
+            }
+        };
+        let _ = writeln!(io::stderr(), "{line}");
     }
     tokio::select! {
         _ = terminate.recv() => {}
@@ -202,30 +212,30 @@ async fn key(command: KeyCommand) -> anyhow::Result<()> {
     match command {
         KeyCommand::Create { stream, play, state } => {
             let purpose = if play { KeyPurpose::Play } else { KeyPurpose::Publish };
-            let secret = match LocalClient::connect(&state.state).await {
-                Ok(client) => {
+            let secret = match Local::reach(&state.state).await? {
+                Local::Server(client) => {
                     let body = serde_json::json!({ "stream": stream.as_str(), "purpose": purpose }).to_string();
                     let view: KeyView = client.call(Method::POST, "/api/v1/keys", body).await?;
                     view.key.context("the server did not show the key")?
                 }
-                Err(_) => Store::open(&state.state)?.create_key(stream, purpose).await?.secret.expose().to_owned(),
+                Local::Store(store, _lock) => store.create_key(stream, purpose).await?.secret.expose().to_owned(),
             };
             writeln!(io::stdout(), "{secret}")?;
         }
         KeyCommand::List { state } => {
-            let keys: Vec<KeyView> = match LocalClient::connect(&state.state).await {
-                Ok(client) => client.call(Method::GET, "/api/v1/keys", String::new()).await?,
-                Err(_) => Store::open(&state.state)?.keys().into_iter().map(KeyView::from).collect(),
+            let keys: Vec<KeyView> = match Local::reach(&state.state).await? {
+                Local::Server(client) => client.call(Method::GET, "/api/v1/keys", String::new()).await?,
+                Local::Store(store, _lock) => store.keys().into_iter().map(KeyView::from).collect(),
             };
             writeln!(io::stdout(), "{:<10} {:<24} {:<8} CREATED (UTC, SECONDS)", "ID", "STREAM", "FOR")?;
             for KeyView { id, stream, purpose, created_utc, .. } in keys {
                 writeln!(io::stdout(), "{id:<10} {stream:<24} {:<8} {created_utc}", purpose.as_str())?;
             }
         }
-        KeyCommand::Revoke { id, state } => match LocalClient::connect(&state.state).await {
-            Ok(client) => client.call(Method::DELETE, &format!("/api/v1/keys/{id}"), String::new()).await?,
-            Err(_) => {
-                let revoked = Store::open(&state.state)?.revoke_key(&id).await?;
+        KeyCommand::Revoke { id, state } => match Local::reach(&state.state).await? {
+            Local::Server(client) => client.call(Method::DELETE, &format!("/api/v1/keys/{id}"), String::new()).await?,
+            Local::Store(store, _lock) => {
+                let revoked = store.revoke_key(&id).await?;
                 revoked.with_context(|| format!("there is no key '{id}'"))?;
             }
         },
@@ -234,22 +244,24 @@ async fn key(command: KeyCommand) -> anyhow::Result<()> {
 }
 
 async fn playback(stream: StreamName, wanted: Option<Playback>, state: &Path) -> anyhow::Result<()> {
-    let now = if let Ok(client) = LocalClient::connect(state).await {
-        let path = format!("/api/v1/streams/{stream}/playback");
-        let view: PlaybackView = match wanted {
-            Some(wanted) => {
-                let body = serde_json::json!({ "playback": wanted.as_str() }).to_string();
-                client.call(Method::PUT, &path, body).await?
-            }
-            None => client.call(Method::GET, &path, String::new()).await?,
-        };
-        view.playback
-    } else {
-        let store = Store::open(state)?;
-        if let Some(wanted) = wanted {
-            store.set_playback(stream.clone(), wanted).await?;
+    let now = match Local::reach(state).await? {
+        Local::Server(client) => {
+            let path = format!("/api/v1/streams/{stream}/playback");
+            let view: PlaybackView = match wanted {
+                Some(wanted) => {
+                    let body = serde_json::json!({ "playback": wanted.as_str() }).to_string();
+                    client.call(Method::PUT, &path, body).await?
+                }
+                None => client.call(Method::GET, &path, String::new()).await?,
+            };
+            view.playback
         }
-        store.playback(&stream).to_string()
+        Local::Store(store, _lock) => {
+            if let Some(wanted) = wanted {
+                store.set_playback(stream.clone(), wanted).await?;
+            }
+            store.playback(&stream).to_string()
+        }
     };
     writeln!(io::stdout(), "{now}")?;
     Ok(())

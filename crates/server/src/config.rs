@@ -10,6 +10,7 @@ use std::time::Duration;
 use delivery::DeliveryConfig;
 use hls::PackagerConfig;
 use hub::HubConfig;
+use listen::ConnectionLimits;
 use serde::{Deserialize, Serialize};
 
 /// The configuration file as an operator writes it. Units are part of the keys.
@@ -185,8 +186,12 @@ impl Default for HlsTable {
 pub struct LimitsTable {
     /// Most HTTP connections, 1–1,000,000.
     pub http_connections_max: usize,
-    /// Most HTTP connections from one address; loopback is exempt.
+    /// Most HTTP connections from one IPv4 address or one IPv6 network of 64 bits; loopback is exempt.
     pub http_connections_per_address_max: usize,
+    /// Most RTMP and RTMPS connections, 1–1,000,000: publishers, their standbys, and tools that play.
+    pub rtmp_connections_max: usize,
+    /// Most RTMP and RTMPS connections from one IPv4 address or one IPv6 network of 64 bits; loopback is exempt.
+    pub rtmp_connections_per_address_max: usize,
     /// Most HTTP requests held at once.
     pub blocked_requests_max: usize,
     /// Slowest HTTP reader that is tolerated while bytes wait for it.
@@ -199,8 +204,10 @@ impl Default for LimitsTable {
     fn default() -> Self {
         let delivery = DeliveryConfig::default();
         Self {
-            http_connections_max: delivery.connections_max,
-            http_connections_per_address_max: delivery.connections_per_address_max,
+            http_connections_max: delivery.connections.max,
+            http_connections_per_address_max: delivery.connections.per_address_max,
+            rtmp_connections_max: 4500,
+            rtmp_connections_per_address_max: 512,
             blocked_requests_max: delivery.blocked_requests_max,
             read_rate_min_bytes_per_second: delivery.read_rate_min_bytes_per_second,
             shutdown_grace_seconds: 10,
@@ -227,6 +234,8 @@ pub struct Config {
     pub certificate: Option<(PathBuf, PathBuf)>,
     /// The hub's settings.
     pub hub: HubConfig,
+    /// Most RTMP and RTMPS connections.
+    pub rtmp_connections: ConnectionLimits,
     /// Delivery's settings.
     pub delivery: DeliveryConfig,
     /// How long a stop may take.
@@ -268,6 +277,65 @@ pub enum ConfigError {
     /// Only one of two that belong together.
     #[error("[tls] needs both certificate and key, or neither")]
     HalfTls,
+    /// The log filter cannot be read.
+    #[error("log.filter is '{got}': {error}; write error, warn, info, debug or trace")]
+    LogFilter {
+        /// What it is.
+        got: String,
+        /// Why.
+        error: String,
+    },
+    /// What is wrong, and where it stands in the file.
+    #[error("{path}, line {line}, column {column}: {error}")]
+    At {
+        /// Which file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1.
+        column: usize,
+        /// What.
+        error: Box<ConfigError>,
+    },
+}
+
+impl ConfigError {
+    /// The key in the file that is to blame, if one is.
+    fn key(&self) -> Option<&'static str> {
+        match self {
+            Self::Range { key, .. } => Some(key),
+            Self::HalfTls => Some("tls"),
+            Self::LogFilter { .. } => Some("log.filter"),
+            Self::Unreadable { .. } | Self::Syntax { .. } | Self::At { .. } => None,
+        }
+    }
+
+    /// The same with the place in the file, where the file says something about the key.
+    #[must_use]
+    pub fn located(self, path: &Path) -> Self {
+        let place = self.key().zip(std::fs::read_to_string(path).ok()).and_then(|(key, text)| place_of(&text, key));
+        match place {
+            Some((line, column)) => Self::At { path: path.into(), line, column, error: Box::new(self) },
+            None => self,
+        }
+    }
+}
+
+/// Line and column of the value of a key such as `hls.part_target_ms`.
+fn place_of(text: &str, key: &str) -> Option<(usize, usize)> {
+    let root = toml::de::DeTable::parse(text).ok()?;
+    let mut table = root.get_ref();
+    let mut span = None;
+    for name in key.split('.') {
+        let (_, value) = table.iter().find(|(known, _)| known.get_ref() == name)?;
+        span = Some(value.span());
+        if let toml::de::DeValue::Table(inside) = value.get_ref() {
+            table = inside;
+        }
+    }
+    let before = text.get(..span?.start)?;
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    Some((before.matches('\n').count() + 1, before.get(line_start..)?.chars().count() + 1))
 }
 
 impl ConfigFile {
@@ -302,6 +370,8 @@ impl TryFrom<ConfigFile> for Config {
 
     fn try_from(file: ConfigFile) -> Result<Self, ConfigError> {
         let file = file.effective();
+        telemetry::check_filter(&file.log.filter)
+            .map_err(|error| ConfigError::LogFilter { got: file.log.filter.clone(), error })?;
         let millis = |key, got, low, high| range(key, got, low, high).map(Duration::from_millis);
         let seconds = |key, got, low, high| range(key, got, low, high).map(Duration::from_secs);
         let hls = &file.hls;
@@ -323,20 +393,29 @@ impl TryFrom<ConfigFile> for Config {
             streams_max: count("streams.streams_max", streams.streams_max, 10_000)?,
         };
         let limits = &file.limits;
+        let connections = |key, got| count(key, got, 1_000_000);
         let delivery = DeliveryConfig {
             packager,
-            connections_max: count("limits.http_connections_max", limits.http_connections_max, 1_000_000)?,
-            connections_per_address_max: count(
-                "limits.http_connections_per_address_max",
-                limits.http_connections_per_address_max,
-                1_000_000,
-            )?,
+            connections: ConnectionLimits {
+                max: connections("limits.http_connections_max", limits.http_connections_max)?,
+                per_address_max: connections(
+                    "limits.http_connections_per_address_max",
+                    limits.http_connections_per_address_max,
+                )?,
+            },
             blocked_requests_max: count("limits.blocked_requests_max", limits.blocked_requests_max, 1_000_000)?,
             read_rate_min_bytes_per_second: range(
                 "limits.read_rate_min_bytes_per_second",
                 limits.read_rate_min_bytes_per_second,
                 0,
                 1_000_000,
+            )?,
+        };
+        let rtmp_connections = ConnectionLimits {
+            max: connections("limits.rtmp_connections_max", limits.rtmp_connections_max)?,
+            per_address_max: connections(
+                "limits.rtmp_connections_per_address_max",
+                limits.rtmp_connections_per_address_max,
             )?,
         };
         let certificate = match (file.tls.certificate, file.tls.key) {
@@ -354,6 +433,7 @@ impl TryFrom<ConfigFile> for Config {
             ops: listen(file.listen.ops),
             certificate,
             hub,
+            rtmp_connections,
             delivery,
             shutdown_grace: seconds("limits.shutdown_grace_seconds", limits.shutdown_grace_seconds, 0, 300)?,
         })
@@ -390,6 +470,26 @@ mod tests {
             ("[tls]\ncertificate = \"a.pem\"\n", &["needs both"]),
         ] {
             let message = error(text);
+            assert!(parts.iter().all(|part| message.contains(part)), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn values_that_cannot_be_used_are_shown_where_they_are() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("throughline.toml");
+        for (text, parts) in [
+            (
+                "# mine\n[hls]\npart_target_ms = 20\n",
+                &["line 3, column 18", "hls.part_target_ms is 20", "from 100 to"][..],
+            ),
+            ("[log]\nfilter = \"a=b=c\"\n", &["line 2, column 10", "log.filter is 'a=b=c'", "write error, warn"]),
+            ("hls.window_seconds = 99999\n", &["line 1, column 22", "hls.window_seconds"]),
+            ("[tls]\nkey = \"a.pem\"\n", &["line 1, column 1", "needs both"]),
+        ] {
+            std::fs::write(&path, text).expect("writes");
+            let error = ConfigFile::load(&path).and_then(Config::try_from).expect_err("a mistake");
+            let message = error.located(&path).to_string();
             assert!(parts.iter().all(|part| message.contains(part)), "{text}: {message}");
         }
     }

@@ -6,5 +6,5 @@ mod server;
 mod stream_metrics;
 mod tls;
 
-pub use local::{LocalClient, LocalError};
-pub use server::{Addresses, Server};
+pub use local::{Local, LocalClient, LocalError};
+pub use server::{Addresses, Server, StateLock};

@@ -2,12 +2,16 @@
 
 use std::path::Path;
 
+use anyhow::Context as _;
+use control::Store;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+
+use crate::server::StateLock;
 
 /// Name of the socket in the state directory.
 pub(crate) const SOCKET: &str = "control.sock";
@@ -27,6 +31,29 @@ pub enum LocalError {
     /// The connection broke.
     #[error("talking to the server: {0}")]
     Broken(String),
+}
+
+/// A state directory, as a command finds it.
+#[derive(Debug)]
+pub enum Local {
+    /// A server runs on it.
+    Server(LocalClient),
+    /// None does, and none can start while this is held.
+    Store(Store, StateLock),
+}
+
+impl Local {
+    /// Through the server of `state`, or on its database if none runs.
+    ///
+    /// # Errors
+    /// A server holds the directory and does not answer, or the directory cannot be used.
+    pub async fn reach(state: &Path) -> anyhow::Result<Self> {
+        if let Ok(client) = LocalClient::connect(state).await {
+            return Ok(Self::Server(client));
+        }
+        let lock = StateLock::take(state).context("it is starting or stopping: try again in a moment")?;
+        Ok(Self::Store(Store::open(state)?, lock))
+    }
 }
 
 /// Talks to the server of a state directory.

@@ -31,6 +31,9 @@ use crate::tls::Certificate;
 /// How often the hub looks at its clocks.
 const HUB_TICK: Duration = Duration::from_millis(50);
 
+/// Time within the grace time for the operations side, which ends last.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// The addresses in use, as they are written to `addresses.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addresses {
@@ -67,7 +70,7 @@ pub struct Server {
     tracker: TaskTracker,
     grace: Duration,
     /// Keeps a second server off the state directory.
-    _lock: std::fs::File,
+    _lock: StateLock,
 }
 
 struct Eras(Arc<Store>);
@@ -127,14 +130,25 @@ fn doors(store: &Arc<Store>) -> Doors {
     }
 }
 
-/// Takes the state directory for this process; the lock ends with it, however it ends.
-fn lock(state: &Path) -> anyhow::Result<std::fs::File> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let shown = || state.display().to_string();
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state).with_context(shown)?;
-    let file = std::fs::File::create(state.join("lock")).with_context(shown)?;
-    file.try_lock().with_context(|| format!("another server uses the state directory {}", state.display()))?;
-    Ok(file)
+/// The state directory, taken for this process; it ends with the process, however that ends.
+#[derive(Debug)]
+pub struct StateLock {
+    _file: std::fs::File,
+}
+
+impl StateLock {
+    /// Takes the directory, and makes it if it is not there.
+    ///
+    /// # Errors
+    /// Another process has it, or it cannot be made.
+    pub fn take(state: &Path) -> anyhow::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let shown = || state.display().to_string();
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state).with_context(shown)?;
+        let file = std::fs::File::create(state.join("lock")).with_context(shown)?;
+        file.try_lock().with_context(|| format!("another server uses the state directory {}", state.display()))?;
+        Ok(Self { _file: file })
+    }
 }
 
 /// Raises the number of files this process may open to what the system allows.
@@ -164,7 +178,7 @@ impl Server {
     /// An address is taken, the state directory or the certificate cannot be used.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         raise_file_limit();
-        let lock = lock(&config.state)?;
+        let lock = StateLock::take(&config.state)?;
         let store = Arc::new(Store::open(&config.state)?);
         let (http, https) = (bind("HTTP", config.http).await?, bind("HTTPS", config.https).await?);
         let (rtmp, rtmps) = (bind("RTMP", config.rtmp).await?, bind("RTMPS", config.rtmps).await?);
@@ -186,7 +200,7 @@ impl Server {
         let hub = Arc::new(Hub::new(config.hub));
         let doors = doors(&store);
         let authorize = Arc::clone(&doors.play);
-        let gateway = Gateway::new(Arc::clone(&hub), doors, metrics.clone(), draining.clone());
+        let gateway = Gateway::new(Arc::clone(&hub), doors, config.rtmp_connections, metrics.clone(), draining.clone());
         let eras = Arc::new(Eras(Arc::clone(&store)));
         let (streams, shutdown) = (Arc::clone(&hub), draining.clone());
         let surroundings = Surroundings { hub: streams, eras, authorize, metrics, shutdown };
@@ -248,7 +262,8 @@ impl Server {
         info!("stopping");
         self.ready.store(false, Ordering::Relaxed);
         self.draining.cancel();
-        let drained = tokio::time::timeout(self.grace, async {
+        let (began, last) = (Instant::now(), self.grace.min(LAST_ANSWERS));
+        let drained = tokio::time::timeout(self.grace.saturating_sub(last), async {
             self.gateway.finished().await;
             self.delivery.finished().await;
         });
@@ -257,7 +272,7 @@ impl Server {
         }
         self.stopped.cancel();
         self.tracker.close();
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.tracker.wait()).await;
+        let _ = tokio::time::timeout(self.grace.saturating_sub(began.elapsed()), self.tracker.wait()).await;
         let _ = std::fs::remove_file(self.state.join("addresses.json"));
         let _ = std::fs::remove_file(self.state.join(SOCKET));
         info!("stopped");

@@ -7,7 +7,7 @@ mod logging;
 mod metrics;
 mod panics;
 
-pub use logging::{LogFormat, init_logging};
+pub use logging::{LogFormat, check_filter, init_logging};
 pub use metrics::{
     CloseReason, HttpClass, HttpLabels, IngestLabels, Metrics, Protocol, RejectReason, RepairKind, SessionLabels,
 };

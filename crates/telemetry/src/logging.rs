@@ -13,6 +13,14 @@ pub enum LogFormat {
     Json,
 }
 
+/// Whether a filter can be read.
+///
+/// # Errors
+/// It cannot; the text says why.
+pub fn check_filter(filter: &str) -> Result<(), String> {
+    EnvFilter::try_new(filter).map(drop).map_err(|error| error.to_string())
+}
+
 /// Sends log lines to standard error. `filter` is a tracing directive such as `info` or `info,rtmp=debug`.
 /// Called a second time it changes nothing.
 ///

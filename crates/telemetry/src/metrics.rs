@@ -147,6 +147,8 @@ pub struct Metrics {
     pub http_sent_bytes: Counter,
     /// Connections that are open.
     pub http_connections: Gauge,
+    /// Connections refused: there are too many.
+    pub http_refused_connections: Counter,
     /// Connections cut off for reading too slowly.
     pub http_slow_readers: Counter,
     /// Requests held until their part is there.
@@ -159,6 +161,8 @@ pub struct Metrics {
     pub hls_part_publish_delay_seconds: Histogram,
     /// Times a packager was too slow and skipped GOPs.
     pub hls_skipped: Counter,
+    /// Times a packager failed and began anew.
+    pub hls_restarts: Counter,
 }
 
 impl Metrics {
@@ -174,12 +178,14 @@ impl Metrics {
             http_requests: Family::default(),
             http_sent_bytes: Counter::default(),
             http_connections: Gauge::default(),
+            http_refused_connections: Counter::default(),
             http_slow_readers: Counter::default(),
             http_blocked_requests: Gauge::default(),
             http_blocked_seconds: buckets(&[0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8]),
             hls_parts: Counter::default(),
             hls_part_publish_delay_seconds: buckets(&[0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0]),
             hls_skipped: Counter::default(),
+            hls_restarts: Counter::default(),
         };
         let m = &metrics;
         registry.register("ingest_sessions_opened", "Sessions that connected", m.sessions_opened.clone());
@@ -194,6 +200,11 @@ impl Metrics {
         registry.register("http_requests", "HTTP requests answered, by class and status", m.http_requests.clone());
         registry.register("http_sent_bytes", "Bytes of HTTP response bodies", m.http_sent_bytes.clone());
         registry.register("http_connections", "HTTP connections that are open", m.http_connections.clone());
+        registry.register(
+            "http_refused_connections",
+            "HTTP connections refused because there are too many",
+            m.http_refused_connections.clone(),
+        );
         registry.register(
             "http_slow_readers",
             "HTTP connections cut off for reading too slowly",
@@ -212,6 +223,7 @@ impl Metrics {
             m.hls_part_publish_delay_seconds.clone(),
         );
         registry.register("hls_skipped", "Times a packager was too slow and skipped whole GOPs", m.hls_skipped.clone());
+        registry.register("hls_restarts", "Times a packager failed and began anew", m.hls_restarts.clone());
         metrics
     }
 

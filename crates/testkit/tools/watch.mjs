@@ -49,8 +49,9 @@ const look = () => {
     audioBytes: video?.webkitAudioDecodedByteCount ?? (video?.mozHasAudio ? 1 : 0), width: video?.videoWidth ?? 0, height: video?.videoHeight ?? 0,
     muted: video?.muted ?? false, paused: video?.paused ?? true, ready: video?.readyState ?? 0, error: video?.error?.message ?? null,
     buffered: video && video.buffered.length ? video.buffered.end(video.buffered.length - 1) - video.currentTime : 0, text: document.querySelector('.message')?.innerText ?? '',
-    address: location.href, captions: [...(video?.textTracks ?? [])].filter((track) => track.mode === 'showing').flatMap((track) => [...(track.activeCues ?? [])].map((cue) => cue.text)).join(' '),
-    canTap: !!document.querySelector('.tap'),
+    address: location.href, captions: [...(video?.textTracks ?? [])].filter((track) => track.mode === 'showing').flatMap((track) => [...(track.cues ?? [])].map((cue) => cue.text)).at(-1) ?? '',
+    canCaption: !!document.querySelector('button[aria-label="Captions"]'),
+    fullScreen: !!document.fullscreenElement, canTap: !!document.querySelector('.tap'),
   };
 };
 const watched = () => (options.frame ? page.frames()[1] ?? page.mainFrame() : page);

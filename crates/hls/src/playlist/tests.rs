@@ -1,1 +1,120 @@
-//! The rules a playlist keeps, and how requests are answered.
+//! When requests are answered, and what names stand for.
+
+use super::*;
+
+fn playlist(parts_of_last: usize) -> MediaPlaylist {
+    let targets = Targets {
+        target_duration: 4,
+        part_target: SECOND / 2,
+        part_hold_back_nanos: SECOND,
+        window_nanos: 32 * SECOND,
+    };
+    let mut playlist = MediaPlaylist::new(TrackKind::Video, targets, 0);
+    let init = Arc::new(InitSegment { name: "v-1.mp4".into(), data: Bytes::from_static(b"init") });
+    let part =
+        |is_independent| Part { duration: SECOND / 2, is_independent, data: [Bytes::from_static(b"part")].into() };
+    for number in 10..=12 {
+        playlist.begin(Segment {
+            number,
+            is_discontinuity: false,
+            is_gap: false,
+            is_complete: false,
+            utc_nanos: 0,
+            duration: 0,
+            init: Arc::clone(&init),
+            parts: Vec::new(),
+        });
+        for index in 0..if number == 12 { parts_of_last } else { 4 } {
+            playlist.add_part(part(index == 0));
+        }
+        if number < 12 {
+            playlist.complete(0);
+        }
+    }
+    playlist
+}
+
+fn decide(playlist: &MediaPlaylist, msn: Option<u64>, part: Option<u64>) -> &'static str {
+    match playlist.decide(Directives { msn, part, skip: false }) {
+        Decision::Reply => "reply",
+        Decision::Block => "block",
+        Decision::Refuse(_) => "refuse",
+    }
+}
+
+#[test]
+fn ll_12_to_14_what_is_there_is_answered_what_comes_is_waited_for_and_what_is_far_is_refused() {
+    let open = playlist(2); // 10 and 11 are complete, of 12 there are parts 0 and 1
+    for (msn, part, expected) in [
+        (None, None, "reply"),
+        (None, Some(0), "refuse"), // LL-13
+        (Some(0), None, "reply"),
+        (Some(11), None, "reply"),
+        (Some(12), None, "block"),
+        (Some(13), None, "block"),
+        (Some(14), None, "refuse"), // LL-14
+        (Some(11), Some(3), "reply"),
+        (Some(11), Some(4), "reply"), // past the end: part 0 of 12, which is there
+        (Some(11), Some(99), "reply"),
+        (Some(12), Some(0), "reply"),
+        (Some(12), Some(1), "reply"),
+        (Some(12), Some(2), "block"),
+        (Some(12), Some(8), "block"), // three seconds ahead are six parts
+        (Some(12), Some(9), "refuse"),
+        (Some(13), Some(0), "block"),
+        (Some(13), Some(6), "block"),
+        (Some(13), Some(7), "refuse"),
+        (Some(u64::MAX), Some(u64::MAX), "refuse"),
+    ] {
+        assert_eq!(decide(&open, msn, part), expected, "msn {msn:?}, part {part:?}");
+    }
+    let empty = playlist(0);
+    for (msn, part, expected) in
+        [(11, None, "reply"), (11, Some(4), "block"), (12, Some(0), "block"), (12, None, "block"), (14, None, "refuse")]
+    {
+        assert_eq!(decide(&empty, Some(msn), part), expected, "nothing of 12: msn {msn}, part {part:?}");
+    }
+}
+
+#[test]
+fn ll_16_an_ended_playlist_answers_everything() {
+    let mut ended = playlist(2);
+    ended.complete(0);
+    ended.end();
+    for (msn, part) in [(None, Some(0)), (Some(99), None), (Some(13), Some(99))] {
+        assert_eq!(decide(&ended, msn, part), "reply");
+    }
+    assert!(matches!(ended.resource("v13.0.m4s"), Resource::NotFound), "nothing comes any more");
+}
+
+#[test]
+fn ll_18_only_what_is_listed_or_hinted_has_a_name() {
+    let open = playlist(2);
+    for (name, expected) in [
+        ("v10.m4s", "ready"),
+        ("v10.3.m4s", "ready"),
+        ("v12.1.m4s", "ready"),
+        ("v-1.mp4", "ready"),
+        ("v12.2.m4s", "hinted"),
+        ("v12.m4s", "nothing"),
+        ("v12.3.m4s", "nothing"),
+        ("v13.0.m4s", "nothing"),
+        ("v10.4.m4s", "nothing"),
+        ("v9.m4s", "nothing"),
+        ("a10.m4s", "nothing"),
+        ("v010.m4s", "nothing"),
+        ("v+10.m4s", "nothing"),
+        ("v10", "nothing"),
+        ("v-2.mp4", "nothing"),
+        ("v99999999999999999999.m4s", "nothing"),
+        ("", "nothing"),
+    ] {
+        let found = match open.resource(name) {
+            Resource::Ready(slices) if slices.iter().all(|slice| !slice.is_empty()) => "ready",
+            Resource::Ready(_) => "ready, but empty",
+            Resource::Hinted => "hinted",
+            Resource::NotFound => "nothing",
+        };
+        assert_eq!(found, expected, "{name}");
+    }
+}

@@ -10,7 +10,7 @@ use hub::{Arrival, Hub, HubConfig, Item, Leg, Publisher, Subscriber, Tracks};
 use media::{AudioCodec, TrackKind, VideoCodec};
 use testkit::playlist::Playlist;
 
-const START_UTC_NANOS: i64 = 1_795_438_800_000_000_000;
+pub(crate) const START_UTC_NANOS: i64 = 1_795_438_800_000_000_000;
 
 pub(crate) struct World {
     pub(crate) hub: Hub,

@@ -7,7 +7,7 @@ use testkit::http::{get, request};
 use testkit::playlist::Playlist;
 use testkit::programs::Program;
 
-use crate::rig::{Encoder, Rig, eventually};
+use crate::rig::{Encoder, Rig, eventually, requests};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ll_12_to_16_blocking_requests_are_answered_when_and_as_they_must() {
@@ -184,12 +184,7 @@ async fn cache_01_and_02_varnish_collapses_a_hundred_blocked_viewers_into_one_re
     let _varnish = Program::start("/usr/sbin/varnishd", arguments);
     eventually("varnish listens", || async { std::net::TcpStream::connect(cache).ok() }).await;
 
-    let count = || async {
-        let metrics = get(rig.addresses.ops.expect("listens"), "/metrics").await;
-        let playlists =
-            metrics.text().lines().filter(|line| line.contains("http_requests_total") && line.contains("\"playlist\""));
-        playlists.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
-    };
+    let count = || requests(&rig, "\"playlist\"");
     let (msn, part) = rig.playlist(&path).await.edge().expect("parts");
     let before = count().await;
     let wanted = format!("{path}?_HLS_msn={msn}&_HLS_part={}", part + 3);
@@ -205,4 +200,23 @@ async fn cache_01_and_02_varnish_collapses_a_hundred_blocked_viewers_into_one_re
     assert_eq!(count().await - before, 1, "the origin saw one request");
     let again = get(cache, &wanted).await;
     assert!(!again.header("age").is_empty() && again.header("x-varnish").contains(' '), "a hit: {:?}", again.headers);
+
+    // The rest of table B.3: what the second who asks gets comes from the cache.
+    let directory = path.rsplit_once('/').expect("a path").0;
+    let playlist = rig.playlist(&path).await;
+    let segment = playlist.complete().last().expect("one");
+    let part = &playlist.segments.iter().rfind(|segment| !segment.parts.is_empty()).expect("one").parts[0].uri;
+    let file = |name: &str| format!("{directory}/{name}");
+    for (what, path, status, seconds) in [
+        ("the multivariant playlist", "/live/show/index.m3u8".to_owned(), 200, "max-age=1"),
+        ("a segment", file(&segment.uri), 200, "max-age=1209600, immutable"),
+        ("a part", file(part), 200, "max-age=1209600, immutable"),
+        ("an initialization segment", file(&segment.map), 200, "max-age=1209600, immutable"),
+        ("what is not there", file("v1.m4s"), 404, "max-age=1"),
+    ] {
+        let (first, second) = (get(cache, &path).await, get(cache, &path).await);
+        assert_eq!((first.status, second.status), (status, status), "{what}");
+        assert_eq!(second.header("cache-control"), format!("public, {seconds}"), "{what}");
+        assert!(second.header("x-varnish").contains(' '), "{what} is a hit: {:?}", second.headers);
+    }
 }

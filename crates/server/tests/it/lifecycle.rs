@@ -96,7 +96,10 @@ async fn blocked_requests_are_answered_when_the_server_stops() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_the_hold_time_the_list_ends_and_the_next_broadcast_has_other_urls() {
-    let rig = Rig::with(|file| file.streams.hold_seconds = 3).await;
+    let change = |file: &mut server::config::ConfigFile| {
+        (file.streams.hold_seconds, file.hls.segment_target_ms, file.hls.window_seconds) = (3, 1000, 0);
+    };
+    let rig = Rig::with(change).await;
     let url = rig.publish_url("show").await;
     let encoder = Encoder::default().publish(&url);
     let path = rig.playlist_path("show", "video").await;
@@ -114,5 +117,10 @@ async fn after_the_hold_time_the_list_ends_and_the_next_broadcast_has_other_urls
     })
     .await;
     rig.playlist_when(&next, "media", |playlist| !playlist.ended && !playlist.segments.is_empty()).await;
-    assert_eq!(http::get(rig.http(), &path).await.status, 200, "LL-22: the ended list stays a window");
+    let directory = path.rsplit_once('/').expect("a path").0;
+    let last = format!("{directory}/{}", ended.segments.iter().rfind(|segment| !segment.gap).expect("media").uri);
+    let status = async |path: &str| http::get(rig.http(), path).await.status;
+    assert_eq!((status(&path).await, status(&last).await), (200, 200), "LL-22: the ended list stays a window");
+    eventually("LL-22: the list is gone", || async { (status(&path).await == 404).then_some(()) }).await;
+    assert_eq!(status(&last).await, 200, "LL-22: and its segments stay a window longer");
 }

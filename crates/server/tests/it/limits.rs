@@ -1,14 +1,16 @@
 //! Those who take too much: connections, held requests, and readers that do not read.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use testkit::http::get;
+use testkit::publisher::Publisher;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::dialogues::{message, number, object, string};
-use crate::rig::{Encoder, Rig, eventually};
+use crate::rig::{Encoder, Rig, eventually, metric};
 
 /// The path of a complete segment.
 async fn segment(rig: &Rig) -> String {
@@ -23,12 +25,6 @@ async fn narrow(server: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small buffer");
     socket.connect(server).await.expect("connects")
-}
-
-async fn metric(rig: &Rig, name: &str) -> u64 {
-    let text = get(rig.addresses.ops.expect("listens"), "/metrics").await.text().to_owned();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
-    line.unwrap_or_else(|| panic!("there is no {name}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,20 +48,46 @@ async fn a_reader_that_does_not_read_is_cut_off_and_nobody_else() {
 async fn a_stream_of_http_2_that_gives_no_window_is_cut_off() {
     let rig = Rig::with(|file| file.limits.read_rate_min_bytes_per_second = 50_000).await;
     let _encoder = Encoder::default().publish(&rig.publish_url("show").await);
-    let url = format!("http://{}{}", rig.http(), segment(&rig).await);
+    // A body of many slices, and one that is a single slice.
+    for (count, path) in [(1, segment(&rig).await), (2, rig.playlist_path("show", "video").await)] {
+        hold_back(&rig, &path, count).await;
+    }
+}
+
+/// Takes one byte of a body and no more, until that is one slow reader more.
+async fn hold_back(rig: &Rig, path: &str, count: u64) {
+    let url = format!("http://{}{path}", rig.http());
     let socket = TcpStream::connect(rig.http()).await.expect("connects");
     let (mut client, connection) =
-        h2::client::Builder::new().initial_window_size(100).handshake::<_, bytes::Bytes>(socket).await.expect("HTTP/2");
+        h2::client::Builder::new().initial_window_size(1).handshake::<_, bytes::Bytes>(socket).await.expect("HTTP/2");
     let connection = tokio::spawn(connection);
     let request = hyper::Request::get(url).body(()).expect("a request");
     let (response, _) = client.send_request(request, true).expect("sent");
     let body = response.await.expect("answered").into_body();
     eventually("it is cut off", || async {
-        (metric(&rig, "throughline_http_slow_readers_total").await == 1).then_some(())
+        (metric(rig, "throughline_http_slow_readers_total").await == count).then_some(())
     })
     .await;
     let _ = tokio::time::timeout(Duration::from_secs(5), connection).await.expect("the connection is closed");
     drop(body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_the_limit_encoders_are_refused_and_who_publishes_stays() {
+    let rig = Rig::with(|file| file.limits.rtmp_connections_max = 2).await;
+    let key = rig.key("show").await;
+    let publisher = Publisher::connect(rig.rtmp(), "live", &key).await.expect("let in");
+    let idle = TcpStream::connect(rig.rtmp()).await.expect("connects");
+    eventually("all places are taken", || async {
+        let mut refused = TcpStream::connect(rig.rtmp()).await.expect("the kernel connects");
+        let closed = tokio::time::timeout(Duration::from_millis(500), refused.read(&mut [0; 16])).await;
+        matches!(closed, Ok(Ok(0) | Err(_))).then_some(())
+    })
+    .await;
+    assert!(metric(&rig, "throughline_ingest_rejected_total{reason=\"limit\"}").await >= 1);
+    assert_eq!(metric(&rig, "throughline_ingest_sessions_opened_total{protocol=\"rtmp\"}").await, 2);
+    drop((idle, publisher));
+    eventually("a place is free", || async { Publisher::connect(rig.rtmp(), "live", &key).await.ok() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,6 +109,7 @@ async fn beyond_the_limit_connections_are_closed_and_places_come_free() {
         (socket.read(&mut [0; 16]).await.unwrap_or(0) > 0).then_some(())
     })
     .await;
+    assert!(metric(&rig, "throughline_http_refused_connections_total").await >= 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,4 +168,17 @@ async fn an_rtmp_player_that_does_not_read_is_cut_off_and_harms_nobody() {
     .await;
     let view = rig.api("/api/v1/streams/show").await;
     assert_eq!((&view["state"], &view["delivery"]["discontinuities"]), (&"live".into(), &0.into()), "{view}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_says_nothing_after_the_tls_handshake_is_dropped() {
+    let rig = Rig::start().await;
+    let https = rig.addresses.https.expect("listens").to_string();
+    let mut command = tokio::process::Command::new("/usr/bin/openssl");
+    command.args(["s_client", "-quiet", "-connect", &https]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut client = command.stderr(Stdio::null()).kill_on_drop(true).spawn().expect("starts");
+    let began = Instant::now();
+    let ended = tokio::time::timeout(Duration::from_secs(15), client.wait()).await;
+    assert!(ended.is_ok(), "the server closes");
+    assert!(began.elapsed() > Duration::from_secs(9), "it had its time");
 }

@@ -10,3 +10,4 @@ mod operations;
 mod playback;
 mod refusals;
 mod rig;
+mod sources;

@@ -1,11 +1,14 @@
 //! Operations: API, metrics, health, the command line, configuration.
 
+use std::io::Read as _;
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use testkit::http::{get, request};
 use testkit::programs::Program;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::rig::{Encoder, Rig, eventually};
 
@@ -144,4 +147,72 @@ async fn a_reader_that_has_enough_of_the_output_is_no_failure() {
     let line = format!("{} key list --state {} | head -n 1", env!("CARGO_BIN_EXE_throughline"), rig.state.display());
     let (success, out, errors) = Program::start("/bin/bash", ["-o", "pipefail", "-c", &line]).finish().await;
     assert!(success && out.starts_with("ID") && errors.is_empty(), "{out}{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_takes_flags_before_environment_before_file_and_ends_in_time_on_sigterm() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (state, config) = (folder.path().join("state"), folder.path().join("throughline.toml"));
+    let text = "[listen]\nhttp = \"127.0.0.1:1\"\nrtmp = \"127.0.0.1:1\"\nops = \"off\"\n[limits]\nshutdown_grace_seconds = 2\n";
+    std::fs::write(&config, text).expect("writes");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_throughline"));
+    command.args(["serve", "--rtmp", "127.0.0.1:0", "--log-json", "--config"]).arg(&config);
+    command
+        .env("THROUGHLINE_HTTP", "127.0.0.1:0")
+        .env("THROUGHLINE_RTMP", "127.0.0.1:2")
+        .env("THROUGHLINE_STATE", &state);
+    let mut server = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let addresses = eventually("it listens", || async { std::fs::read(state.join("addresses.json")).ok() }).await;
+    let addresses: serde_json::Value = serde_json::from_slice(&addresses).expect("JSON");
+    let http: SocketAddr = addresses["http"].as_str().expect("listens").parse().expect("an address");
+    assert!(addresses.get("ops").is_none() && addresses.get("https").is_none(), "off: {addresses}");
+
+    let url = format!("rtmp://{}/live/{}", addresses["rtmp"].as_str().expect("listens"), key(&state, "show"));
+    let encoder = Encoder::default().publish(&url);
+    let multivariant = eventually("the stream", || async {
+        let answer = get(http, "/live/show/index.m3u8").await;
+        (answer.status == 200).then(|| answer.text().to_owned())
+    });
+    let media = multivariant.await.lines().last().expect("a playlist").to_owned();
+    // One who sends half a request and waits, and one who is held.
+    let mut stuck = tokio::net::TcpStream::connect(http).await.expect("connects");
+    stuck.write_all(b"GET / HTTP/1.1\r\n").await.expect("writes");
+    let playlist = get(http, &format!("/live/show/{media}")).await.text().to_owned();
+    let msn = testkit::playlist::Playlist::parse(&playlist).edge().expect("parts").0;
+    let held = tokio::spawn(async move { get(http, &format!("/live/show/{media}?_HLS_msn={}", msn + 1)).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let began = Instant::now();
+    assert!(Command::new("kill").arg(server.id().to_string()).status().expect("kills").success());
+    let answer = held.await.expect("answered");
+    assert!(matches!(answer.status, 200 | 503) && !answer.text().contains("ENDLIST"), "{}", answer.status);
+    let status = tokio::task::spawn_blocking(move || (server.wait(), server)).await.expect("ends");
+    assert!(
+        status.0.expect("ends").success() && began.elapsed() < Duration::from_millis(3500),
+        "{:?}",
+        began.elapsed()
+    );
+    drop((encoder, stuck));
+    let (mut out, mut log) = (String::new(), String::new());
+    let mut server = status.1;
+    server.stdout.take().expect("piped").read_to_string(&mut out).expect("text");
+    server.stderr.take().expect("piped").read_to_string(&mut log).expect("text");
+    assert!(out.lines().any(|line| line == format!("http {http}")), "{out}");
+    for line in log.lines() {
+        let event: serde_json::Value = serde_json::from_str(line).expect("every line is JSON");
+        assert!(event["message"].is_string(), "{line}");
+    }
+    assert_eq!(log.matches("operator token, shown this once").count(), 1);
+    assert!(!state.join("addresses.json").exists());
+}
+
+fn key(state: &Path, stream: &str) -> String {
+    throughline(&["key", "create", stream, "--state", state.to_str().expect("plain")]).1.trim().to_owned()
+}
+
+#[test]
+fn a_key_is_not_made_behind_the_back_of_a_server_that_does_not_answer() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let _lock = server::StateLock::take(folder.path()).expect("free");
+    let refused = throughline(&["key", "create", "show", "--state", folder.path().to_str().expect("plain")]);
+    assert!(!refused.0 && refused.2.contains("try again in a moment"), "{refused:?}");
 }

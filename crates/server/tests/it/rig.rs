@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use testkit::http;
 use testkit::playlist::Playlist;
 use testkit::programs::{Ffmpeg, Program};
+use testkit::publisher::{Tag, read_flv};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -93,6 +94,15 @@ impl Rig {
         format!("rtmp://{}/live/{}", self.rtmp(), self.key(stream).await)
     }
 
+    /// What an encoder sends, all of it at once.
+    pub(crate) async fn clip(&self, encoder: &Encoder) -> Vec<Tag> {
+        let file = self.state.join(format!("{}.flv", encoder.size));
+        let encoder = Encoder { is_paced: false, ..*encoder };
+        let (success, _, errors) = encoder.publish(file.to_str().expect("a plain path")).finish().await;
+        assert!(success, "{errors}");
+        read_flv(&std::fs::read(&file).expect("read").into())
+    }
+
     /// The API's answer, through the socket in the state directory.
     pub(crate) async fn api(&self, path: &str) -> serde_json::Value {
         let client = LocalClient::connect(&self.state).await.expect("the server runs");
@@ -151,6 +161,28 @@ impl Rig {
     }
 }
 
+/// The value of a metric, with its labels; fails where it is not there.
+pub(crate) async fn metric(rig: &Rig, name: &str) -> u64 {
+    find_metric(rig, name).await.unwrap_or_else(|| panic!("there is no {name}"))
+}
+
+/// The value of a metric, with its labels; 0 before it was first counted.
+pub(crate) async fn counted(rig: &Rig, name: &str) -> u64 {
+    find_metric(rig, name).await.unwrap_or(0)
+}
+
+async fn find_metric(rig: &Rig, name: &str) -> Option<u64> {
+    let text = http::get(rig.addresses.ops.expect("listens"), "/metrics").await.text().to_owned();
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}
+
+/// Answered HTTP requests of a class.
+pub(crate) async fn requests(rig: &Rig, class: &str) -> u64 {
+    let text = http::get(rig.addresses.ops.expect("listens"), "/metrics").await.text().to_owned();
+    let of_class = text.lines().filter(|line| line.contains("http_requests_total{") && line.contains(class));
+    of_class.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
 /// Tries until there is a result; fails with `what` after a while.
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut attempt: impl FnMut() -> F) -> T {
     let deadline = Instant::now() + PATIENCE;
@@ -170,6 +202,9 @@ pub(crate) struct Encoder {
     pub(crate) video: Option<&'static str>,
     pub(crate) audio: Option<&'static str>,
     pub(crate) extra: &'static str,
+    pub(crate) seconds: u32,
+    /// As fast as real time, not faster.
+    pub(crate) is_paced: bool,
 }
 
 impl Default for Encoder {
@@ -180,6 +215,8 @@ impl Default for Encoder {
             video: Some("libx264 -preset ultrafast -tune zerolatency -g 30 -pix_fmt yuv420p -b:v 600k"),
             audio: Some("aac -b:a 96k"),
             extra: "",
+            seconds: 120,
+            is_paced: true,
         }
     }
 }
@@ -206,7 +243,8 @@ impl Encoder {
     /// Starts to publish; it ends when dropped.
     pub(crate) fn publish(&self, url: &str) -> Program {
         let picture = format!("testsrc2=size={}:rate=30", self.size);
-        let mut arguments = vec!["-hide_banner", "-loglevel", "error", "-nostdin", "-re"];
+        let mut arguments = vec!["-hide_banner", "-loglevel", "error", "-nostdin"];
+        arguments.extend(self.is_paced.then_some("-re"));
         if self.video.is_some() {
             arguments.extend(["-f", "lavfi", "-i", &picture]);
         }
@@ -222,12 +260,14 @@ impl Encoder {
             arguments.extend(audio.split(' '));
         }
         arguments.extend(self.extra.split(' ').filter(|word| !word.is_empty()));
-        arguments.extend(["-t", "120", "-f", "flv", url]);
+        let seconds = self.seconds.to_string();
+        arguments.extend(["-t", &seconds, "-f", "flv", url]);
         Program::start(self.ffmpeg.path(), arguments)
     }
 }
 
 /// What a viewer sees at one moment.
+#[expect(clippy::struct_excessive_bools, reason = "each is seen on the page, apart from the others")]
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Look {
     pub(crate) millis: u64,
@@ -238,9 +278,14 @@ pub(crate) struct Look {
     pub(crate) audio_bytes: u64,
     pub(crate) size: (u64, u64),
     pub(crate) muted: bool,
+    pub(crate) paused: bool,
+    pub(crate) is_full_screen: bool,
     pub(crate) can_tap: bool,
     pub(crate) loads: u64,
     pub(crate) text: String,
+    /// A button for captions is there, and what the last caption says.
+    pub(crate) can_caption: bool,
+    pub(crate) captions: String,
     /// What stands in the address bar.
     pub(crate) address: String,
 }
@@ -285,9 +330,13 @@ impl Viewer {
             audio_bytes: number("audioBytes"),
             size: (number("width"), number("height")),
             muted: value["muted"] == true,
+            paused: value["paused"] == true,
+            is_full_screen: value["fullScreen"] == true,
             can_tap: value["canTap"] == true,
             loads: number("loads"),
             text: value["text"].as_str().unwrap_or_default().into(),
+            can_caption: value["canCaption"] == true,
+            captions: value["captions"].as_str().unwrap_or_default().into(),
             address: value["address"].as_str().unwrap_or_default().into(),
         }
     }
