@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 /// Our crates, what they may use of ours, and what of others' beyond `bytes`, `thiserror` and `tracing`.
-const TABLE: [(&str, &[&str], &[&str]); 12] = [
+const TABLE: [(&str, &[&str], &[&str]); 13] = [
     ("media", &[], &[]),
     ("codec", &["media"], &["h264-reader"]),
     ("container", &["media", "codec"], &[]),
@@ -55,8 +55,25 @@ const TABLE: [(&str, &[&str], &[&str]); 12] = [
         ],
     ),
     (
+        "viewer",
+        &["hls", "rtmp", "container", "codec", "media"],
+        &[
+            "tokio",
+            "tokio-rustls",
+            "rustls",
+            "rustls-native-certs",
+            "hyper",
+            "hyper-util",
+            "http-body-util",
+            "flate2",
+            "parking_lot",
+            "serde",
+            "serde_json",
+        ],
+    ),
+    (
         "server",
-        &["control", "delivery", "gateway", "hls", "hub", "listen", "media", "telemetry"],
+        &["control", "delivery", "gateway", "hls", "hub", "listen", "media", "telemetry", "viewer"],
         &[
             "anyhow",
             "clap",

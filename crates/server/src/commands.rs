@@ -1,5 +1,7 @@
 //! What the command line offers.
 
+mod viewing;
+
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -52,6 +54,10 @@ enum Command {
     /// Look at configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Watch a stream as a player does, and say what a viewer felt. Any server.
+    Probe(viewing::ProbeArgs),
+    /// Put load on a server: many viewers, or many publishers. Any server.
+    Load(viewing::LoadArgs),
     /// Print the `OpenAPI` description of the API.
     Openapi,
 }
@@ -126,10 +132,12 @@ enum ConfigCommand {
     Check(ServeArgs),
 }
 
-/// Does what the command line says.
-pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
+/// Does what the command line says; false where it looked at something and it was not good.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match cli.command {
+        Command::Probe(args) => return runtime.block_on(viewing::run_probe(args)),
+        Command::Load(args) => return runtime.block_on(viewing::run_load(args)),
         Command::Serve(args) => runtime.block_on(serve(args)),
         Command::Key(command) => runtime.block_on(key(command)),
         Command::Playback { stream, playback: wanted, state } => {
@@ -142,6 +150,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
     }
+    .map(|()| true)
 }
 
 /// The file, with what flags and environment say above it; and what the rest of the program sees.

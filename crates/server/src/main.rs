@@ -9,7 +9,8 @@ use clap::Parser as _;
 
 fn main() -> ExitCode {
     match commands::run(commands::Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         // Whoever read the output has enough of it: `throughline status --json | head`.
         Err(error) if error.downcast_ref().is_some_and(|error: &io::Error| error.kind() == ErrorKind::BrokenPipe) => {
             ExitCode::SUCCESS

@@ -1,6 +1,6 @@
 //! Processor time and memory of publishers that nobody watches.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -64,8 +64,9 @@ pub(super) fn replay(
     let list = folder.join(format!("keys-{}", streams.first().map_or("", String::as_str)));
     fs::write(&list, keys.join("\n"))?;
     let mut command = Command::new("taskset");
-    command.args(["-c", "1"]).arg(program("publishers")).arg(&ours.rtmp).arg(clip(folder, size)?);
-    command.arg(duration.as_secs().to_string()).stdin(File::open(list)?);
+    command.args(["-c", "1"]).arg(program("throughline")).args(["load", &format!("rtmp://{}/live", ours.rtmp)]);
+    command.args(["--publishers", &streams.len().to_string(), "--for", &duration.as_secs().to_string()]);
+    command.arg("--clip").arg(clip(folder, size)?).arg("--keys").arg(list);
     Ok(Running(command.spawn()?))
 }
 

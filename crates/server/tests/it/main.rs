@@ -11,3 +11,4 @@ mod playback;
 mod refusals;
 mod rig;
 mod sources;
+mod viewing;

@@ -205,6 +205,8 @@ pub(crate) struct Encoder {
     pub(crate) seconds: u32,
     /// As fast as real time, not faster.
     pub(crate) is_paced: bool,
+    /// The container, and its options.
+    pub(crate) muxer: &'static str,
 }
 
 impl Default for Encoder {
@@ -217,6 +219,7 @@ impl Default for Encoder {
             extra: "",
             seconds: 120,
             is_paced: true,
+            muxer: "-f flv",
         }
     }
 }
@@ -261,7 +264,9 @@ impl Encoder {
         }
         arguments.extend(self.extra.split(' ').filter(|word| !word.is_empty()));
         let seconds = self.seconds.to_string();
-        arguments.extend(["-t", &seconds, "-f", "flv", url]);
+        arguments.extend(["-t", &seconds]);
+        arguments.extend(self.muxer.split(' '));
+        arguments.push(url);
         Program::start(self.ffmpeg.path(), arguments)
     }
 }

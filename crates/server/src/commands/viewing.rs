@@ -1,0 +1,266 @@
+//! `probe` and `load`: the synthetic viewer from the command line.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use viewer::Url;
+use viewer::client::{ClientSettings, HttpVersion, Shared};
+use viewer::follower::PlayerSettings;
+use viewer::load::{LoadSettings, PublishTarget, publishers, viewers};
+use viewer::probe::{Thresholds, probe};
+
+/// Time beyond three target durations that an answer may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// `90`, `90s`, `500ms`, `2m`, `1h`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| format!("'{text}' is no time: write 500ms, 90s, 2m or 1h"))?;
+    let millis = match unit {
+        "ms" => Some(number),
+        "" | "s" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => None,
+    };
+    millis.map(Duration::from_millis).ok_or_else(|| format!("'{text}' is no time: write 500ms, 90s, 2m or 1h"))
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Http {
+    /// HTTP/2 where TLS agrees on it, else HTTP/1.1.
+    Auto,
+    /// HTTP/1.1.
+    #[value(name = "1")]
+    One,
+    /// HTTP/2, without TLS by prior knowledge.
+    #[value(name = "2")]
+    Two,
+}
+
+/// How the stream is reached and played.
+#[derive(Debug, Args)]
+pub(super) struct PlayArgs {
+    /// Which HTTP.
+    #[arg(long, value_enum, default_value = "auto")]
+    http: Http,
+    /// Take any certificate: for local trials.
+    #[arg(long)]
+    insecure: bool,
+    /// Play key, where the stream asks for one.
+    #[arg(long, env = "THROUGHLINE_PLAY_KEY", value_name = "KEY", hide_env_values = true)]
+    key: Option<String>,
+    /// Segments only, as players without low latency do.
+    #[arg(long)]
+    plain: bool,
+    /// Stay on one variant, counted from 0; without it the bandwidth decides.
+    #[arg(long, value_name = "N")]
+    variant: Option<usize>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl PlayArgs {
+    pub(super) fn shared(&self) -> anyhow::Result<Arc<Shared>> {
+        let version = match self.http {
+            Http::Auto => HttpVersion::Auto,
+            Http::One => HttpVersion::Http1,
+            Http::Two => HttpVersion::Http2,
+        };
+        let settings = ClientSettings { version, is_insecure: self.insecure, timeout: TIMEOUT, is_compressed: true };
+        Shared::new(settings, self.key.as_deref()).map_err(anyhow::Error::msg)
+    }
+
+    fn player(&self) -> PlayerSettings {
+        PlayerSettings { low_latency: !self.plain, variant: self.variant, ..PlayerSettings::default() }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ProbeArgs {
+    /// Address of the multivariant playlist, or of a media playlist.
+    url: Url,
+    /// How long to watch.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration, default_value = "60s")]
+    duration: Duration,
+    /// Where this runs, for the report.
+    #[arg(long, value_name = "PLACE")]
+    location: Option<String>,
+    #[command(flatten)]
+    play: PlayArgs,
+    /// Fail if the first picture takes longer.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    startup_max: Option<Duration>,
+    /// Fail if 95 of 100 measurements of latency exceed this.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    latency_max: Option<Duration>,
+    /// Fail if latency grows by more milliseconds in a minute.
+    #[arg(long, value_name = "MS")]
+    latency_slope_max: Option<u64>,
+    /// Fail if it runs dry more often.
+    #[arg(long, value_name = "N")]
+    stalls_max: Option<u64>,
+    /// Fail if it stands still for longer in all.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    stalled_max: Option<Duration>,
+    /// Fail if more is missing, broken or refused.
+    #[arg(long, value_name = "N")]
+    errors_max: Option<u64>,
+}
+
+/// Watches a stream; false if it did not go as well as it must.
+pub(super) async fn run_probe(args: ProbeArgs) -> anyhow::Result<bool> {
+    let shared = args.play.shared()?;
+    let live = io::stderr().is_terminal();
+    let mut report = probe(&shared, &args.url, args.play.player(), args.duration, |line| {
+        // Nobody may be reading.
+        let _ = match (live, line.is_status) {
+            (true, true) => write!(io::stderr(), "\r\x1b[K{}", line.text),
+            (true, false) => writeln!(io::stderr(), "\r\x1b[K{}", line.text),
+            (false, false) => writeln!(io::stderr(), "{}", line.text),
+            (false, true) => Ok(()),
+        };
+    })
+    .await;
+    if live {
+        let _ = write!(io::stderr(), "\r\x1b[K");
+    }
+    report.location = args.location;
+    report.judge(&Thresholds {
+        startup: args.startup_max,
+        latency: args.latency_max,
+        latency_slope_ms: args.latency_slope_max,
+        stalls: args.stalls_max,
+        stalled: args.stalled_max,
+        errors: args.errors_max,
+    });
+    if args.play.json {
+        writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        write!(io::stdout(), "{}", report.summary())?;
+    }
+    Ok(report.exceeded.is_empty())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LoadArgs {
+    /// What is watched (http, https), or where is published (rtmp://HOST/APP; {n} is the publisher's number).
+    url: String,
+    /// So many viewers.
+    #[arg(long, value_name = "N", conflicts_with = "publishers", required_unless_present = "publishers")]
+    viewers: Option<u32>,
+    /// So many publishers.
+    #[arg(long, value_name = "N")]
+    publishers: Option<u32>,
+    /// FLV file that publishers replay.
+    #[arg(long, value_name = "FILE", requires = "publishers")]
+    clip: Option<PathBuf>,
+    /// File with a stream key for each publisher, one a line; '-' is standard input.
+    #[arg(long, value_name = "FILE", requires = "publishers")]
+    keys: Option<PathBuf>,
+    /// Viewers come spread over this time.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30s")]
+    ramp: Duration,
+    /// How long, after the last viewer has come.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration, default_value = "2m")]
+    duration: Duration,
+    #[command(flatten)]
+    play: PlayArgs,
+}
+
+/// Puts load on a server; false if anybody was refused or never began.
+pub(super) async fn run_load(args: LoadArgs) -> anyhow::Result<bool> {
+    if let Some(count) = args.publishers {
+        return run_publishers(args, count).await;
+    }
+    let url: Url = args.url.parse()?;
+    let settings = LoadSettings {
+        viewers: args.viewers.unwrap_or(1).clamp(1, 1_000_000),
+        ramp: args.ramp,
+        duration: args.duration,
+        player: args.play.player(),
+    };
+    let shared = args.play.shared()?;
+    let live = io::stderr().is_terminal();
+    let report = viewers(&shared, &url, settings, |came, stalls| {
+        if live {
+            let _ = write!(io::stderr(), "\r\x1b[K{came} viewers, {stalls} stalls so far");
+        }
+    })
+    .await;
+    if live {
+        let _ = write!(io::stderr(), "\r\x1b[K");
+    }
+    if args.play.json {
+        writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        write!(io::stdout(), "{}", report.summary())?;
+    }
+    Ok(report.began == report.viewers)
+}
+
+async fn run_publishers(args: LoadArgs, count: u32) -> anyhow::Result<bool> {
+    let rest = args.url.strip_prefix("rtmp://").context("publishers send to rtmp://HOST[:PORT]/APP[/KEY]")?;
+    let (host, path) = rest.split_once('/').context("the address names no application: rtmp://HOST[:PORT]/APP")?;
+    let server = if host.contains(':') { host.to_owned() } else { format!("{host}:1935") };
+    let clip = args.clip.context("--clip names the FLV file to replay")?;
+    let (app, keys) = match &args.keys {
+        Some(file) => {
+            let text = if file.as_os_str() == "-" {
+                io::read_to_string(io::stdin())?
+            } else {
+                std::fs::read_to_string(file).with_context(|| file.display().to_string())?
+            };
+            let keys: Vec<String> =
+                text.lines().map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned).collect();
+            (path.trim_end_matches('/').to_owned(), keys)
+        }
+        None => {
+            let (app, key) =
+                path.rsplit_once('/').context("without --keys the address ends with a stream key: APP/KEY")?;
+            (app.to_owned(), (0..count).map(|index| key.replace("{n}", &index.to_string())).collect())
+        }
+    };
+    if keys.len() < count as usize {
+        bail!("{count} publishers need as many stream keys; there are {}", keys.len());
+    }
+    let keys = keys.into_iter().take(count as usize).collect();
+    let report =
+        publishers(&PublishTarget { server, app, keys }, &clip, args.duration).await.map_err(anyhow::Error::msg)?;
+    if args.play.json {
+        writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        writeln!(
+            io::stdout(),
+            "{} of {} publishers to the end, {} ms behind at most",
+            report.completed,
+            report.publishers,
+            report.behind_ms_max
+        )?;
+        for failure in &report.failures {
+            writeln!(io::stdout(), "a publisher ended: {failure}")?;
+        }
+    }
+    Ok(report.completed == report.publishers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_with_their_units() {
+        for (text, millis) in [("90", 90_000), ("90s", 90_000), ("500ms", 500), ("2m", 120_000), ("1h", 3_600_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "s", "-1s", "1.5s", "1d", "99999999999999999999s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

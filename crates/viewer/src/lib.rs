@@ -1,0 +1,26 @@
+//! The synthetic viewer: watches a stream as a player does and says what it felt, checks a server against the rules, and
+//! does both many times at once. Works with any server.
+//!
+//! | Module | What it is |
+//! | --- | --- |
+//! | [`follower`] | the player without a picture: sans-IO |
+//! | [`quality`] | what a viewer felt, in figures |
+//! | [`probe`], [`load`] | one viewer watched closely; many, and many publishers |
+//! | [`client`] | HTTP/1.1 and HTTP/2, with the time that each step takes |
+//!
+//! Invariants: the follower is told the time and does no I/O; bodies of media are counted and thrown away; whatever a server
+//! sends leads to a figure or a message, never to a panic.
+
+pub mod client;
+pub mod follower;
+pub mod load;
+mod playback;
+pub mod probe;
+pub mod publisher;
+pub mod quality;
+pub mod samples;
+pub mod url;
+pub mod watch;
+
+pub use playback::Moment;
+pub use url::Url;
