@@ -289,15 +289,15 @@ impl Packager {
             let until = self.close_all();
             self.flow = Flow::Gap { until, until_utc: self.expected_utc(until) };
         }
-        let cell = Timescale::VIDEO.ticks(self.config.segment_target);
-        let cell_nanos = Timescale::VIDEO.nanos(cell);
         for _ in 0..GAPS_AT_ONCE_MAX {
             let Flow::Gap { until, until_utc } = self.flow else { return };
-            if utc_nanos < until_utc + cell_nanos + GAP_LAG_NANOS {
+            let next = self.gap_end(until);
+            let next_utc = until_utc + Timescale::VIDEO.nanos(next - until);
+            if utc_nanos < next_utc + GAP_LAG_NANOS {
                 return;
             }
-            self.add_gap(until, until + cell);
-            self.flow = Flow::Gap { until: until + cell, until_utc: until_utc + cell_nanos };
+            self.add_gap(until, next);
+            self.flow = Flow::Gap { until: next, until_utc: next_utc };
         }
         if let Flow::Gap { until_utc, .. } = &mut self.flow {
             *until_utc = utc_nanos; // the clock was set, or the process slept: what passed is not told
@@ -594,15 +594,29 @@ impl Packager {
         end
     }
 
+    /// Where the track that reaches furthest ends, on the video scale.
+    fn latest_end(&self) -> i64 {
+        let ends = [&self.video, &self.audio]
+            .into_iter()
+            .flatten()
+            .filter_map(|track| Some(track.assembler.config().timescale().rescale(track.end?, Timescale::VIDEO)));
+        ends.max().unwrap_or(i64::MIN)
+    }
+
+    /// The end of a gap that begins at `from`: a segment's length, and past every track, lest one of them go back.
+    fn gap_end(&self, from: i64) -> i64 {
+        let cell = Timescale::VIDEO.ticks(self.config.segment_target);
+        (from + cell).max(self.latest_end().saturating_add(cell / 8))
+    }
+
     /// One gap segment in every rendition, from `start` to `until` on the video scale.
     fn add_gap(&mut self, start: i64, until: i64) {
         let number = self.segmenter.take_number();
         let begin = SegmentStart { number, is_discontinuity: false, discontinuities: self.discontinuities };
-        let utc_nanos = self.utc.utc(Timescale::VIDEO.nanos(start));
         for track in [&mut self.video, &mut self.audio].into_iter().flatten() {
             let scale = track.assembler.config().timescale();
             let from = track.end.unwrap_or_else(|| Timescale::VIDEO.rescale(start, scale));
-            track.begin_segment(begin, from, utc_nanos);
+            track.begin_segment(begin, from, self.utc.utc(scale.nanos(from)));
             track.finish_segment(Timescale::VIDEO.rescale(until, scale), &mut self.shared);
         }
     }
@@ -613,7 +627,7 @@ impl Packager {
         let scale = track.assembler.config().timescale();
         let until = scale.rescale(unit.pts.0, Timescale::VIDEO);
         let cell = Timescale::VIDEO.ticks(self.config.segment_target);
-        if until < from || (until - from) / cell > GAPS_IN_A_HOLE_MAX {
+        if until < from.max(self.latest_end()) || (until - from) / cell > GAPS_IN_A_HOLE_MAX {
             // It lies inside what was called a gap, or far away: where it lies in time is found anew.
             self.next_is_discontinuity = true;
             self.utc.restart();
@@ -621,7 +635,7 @@ impl Packager {
             return;
         }
         while from < until {
-            let next = if until - from < 2 * cell { until } else { from + cell };
+            let next = if until - from < 2 * cell { until } else { self.gap_end(from).min(until) };
             self.add_gap(from, next);
             from = next;
         }

@@ -120,7 +120,9 @@ fn seconds(text: &str) -> Option<i64> {
 }
 
 /// Nanoseconds since 1970 of an ISO 8601 date such as `2026-11-23T12:30:10.123Z` or `…+01:00`. spec: rfc8216bis §4.4.4.6
-fn date(text: &str) -> Option<i64> {
+///
+/// `None`: it is no such date.
+pub fn date(text: &str) -> Option<i64> {
     let (day, time) = text.split_once(['T', 't', ' '])?;
     let (time, offset) = if let Some(time) = time.strip_suffix(['Z', 'z']) {
         (time, 0)

@@ -56,6 +56,8 @@ enum Command {
     Config(ConfigCommand),
     /// Watch a stream as a player does, and say what a viewer felt. Any server.
     Probe(viewing::ProbeArgs),
+    /// Check a live stream against the rules of HLS and LL-HLS. Any server.
+    Check(viewing::CheckArgs),
     /// Put load on a server: many viewers, or many publishers. Any server.
     Load(viewing::LoadArgs),
     /// Print the `OpenAPI` description of the API.
@@ -137,6 +139,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match cli.command {
         Command::Probe(args) => return runtime.block_on(viewing::run_probe(args)),
+        Command::Check(args) => return runtime.block_on(viewing::run_check(args)),
         Command::Load(args) => return runtime.block_on(viewing::run_load(args)),
         Command::Serve(args) => runtime.block_on(serve(args)),
         Command::Key(command) => runtime.block_on(key(command)),

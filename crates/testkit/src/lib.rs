@@ -1,5 +1,6 @@
-//! What tests share: a playlist reader that knows the rules, a small HTTP client, real programs, a scripted publisher.
+//! What tests share: a server that breaks rules on purpose, a playlist reader that knows them, a small HTTP client, real programs, a scripted publisher.
 
+pub mod faults;
 pub mod http;
 pub mod playlist;
 pub mod programs;

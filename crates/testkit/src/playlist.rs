@@ -1,4 +1,6 @@
-//! Reads media playlists and says which rules they break. The ids are those of the standards checklist.
+//! Media playlists as tests look at them: seconds, plain fields, and the rules that a version or a step breaks.
+
+use hls::read;
 
 /// A part as it is listed.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,8 +43,6 @@ pub struct Playlist {
     pub part_target: f64,
     /// PART-HOLD-BACK
     pub part_hold_back: f64,
-    /// HOLD-BACK
-    pub hold_back: f64,
     /// CAN-SKIP-UNTIL
     pub can_skip_until: f64,
     /// EXT-X-MEDIA-SEQUENCE
@@ -59,38 +59,32 @@ pub struct Playlist {
     pub report: Option<(u64, Option<u64>)>,
     /// EXT-X-ENDLIST
     pub ended: bool,
+    /// As it was read.
+    pub whole: read::MediaPlaylist,
 }
 
-fn attribute<'a>(line: &'a str, name: &str) -> Option<&'a str> {
-    let start =
-        line.find(&format!("{name}=")).filter(|at| matches!(line.as_bytes()[at - 1], b':' | b','))? + name.len() + 1;
-    let rest = &line[start..];
-    Some(match rest.strip_prefix('"') {
-        Some(quoted) => quoted.split('"').next().unwrap_or_default(),
-        None => rest.split(',').next().unwrap_or_default(),
-    })
+fn seconds(nanos: i64) -> f64 {
+    nanos as f64 / 1e9
 }
 
-fn number<T: std::str::FromStr + Default>(line: &str, name: &str) -> T {
-    attribute(line, name).and_then(|value| value.parse().ok()).unwrap_or_default()
-}
-
-/// Milliseconds since 1970 of `2026-11-23T12:30:10.123Z`.
-fn date_ms(text: &str) -> Option<i64> {
-    let fields: Vec<i64> = text
-        .trim_end_matches('Z')
-        .split(['-', 'T', ':', '.'])
-        .map(|field| field.parse().ok())
-        .collect::<Option<_>>()?;
-    let &[year, month, day, hour, minute, second, millis] = fields.as_slice() else { return None };
-    let (shifted_year, shifted_month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * shifted_year + shifted_year.div_euclid(4) - shifted_year.div_euclid(100)
-        + shifted_year.div_euclid(400)
-        + (153 * shifted_month + 2) / 5
-        + day
-        - 1
-        - 719_468;
-    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + millis)
+impl From<&read::Segment> for Segment {
+    fn from(segment: &read::Segment) -> Self {
+        let part = |part: &read::Part| Part {
+            uri: part.uri.to_string(),
+            duration: seconds(part.duration),
+            independent: part.is_independent,
+        };
+        Self {
+            number: segment.number,
+            uri: segment.uri.as_deref().unwrap_or_default().into(),
+            duration: seconds(segment.duration),
+            discontinuity: segment.is_discontinuity,
+            gap: segment.is_gap,
+            map: segment.map.as_ref().map_or(String::new(), |map| map.uri.to_string()),
+            date_ms: segment.date.map(|date| date.div_euclid(1_000_000)),
+            parts: segment.parts.iter().map(part).collect(),
+        }
+    }
 }
 
 impl Playlist {
@@ -99,61 +93,24 @@ impl Playlist {
     /// # Panics
     /// It is none.
     pub fn parse(text: &str) -> Self {
-        assert!(text.starts_with("#EXTM3U\n"), "no playlist: {text}");
-        let mut playlist = Self::default();
-        let mut current = Segment::default();
-        let mut map = String::new();
-        let mut next = 0;
-        for line in text.lines() {
-            let value = line.split_once(':').map_or("", |(_, value)| value);
-            match line.split(':').next().unwrap_or_default() {
-                "#EXT-X-TARGETDURATION" => playlist.target_duration = value.parse().expect("a number"),
-                "#EXT-X-SERVER-CONTROL" => {
-                    playlist.part_hold_back = number(line, "PART-HOLD-BACK");
-                    playlist.hold_back = number(line, "HOLD-BACK");
-                    playlist.can_skip_until = number(line, "CAN-SKIP-UNTIL");
-                }
-                "#EXT-X-PART-INF" => playlist.part_target = number(line, "PART-TARGET"),
-                "#EXT-X-MEDIA-SEQUENCE" => {
-                    playlist.media_sequence = value.parse().expect("a number");
-                    next = playlist.media_sequence;
-                }
-                "#EXT-X-DISCONTINUITY-SEQUENCE" => {
-                    playlist.discontinuity_sequence = value.parse().expect("a number");
-                }
-                "#EXT-X-SKIP" => {
-                    playlist.skipped = number(line, "SKIPPED-SEGMENTS");
-                    next += playlist.skipped;
-                }
-                "#EXT-X-DISCONTINUITY" => current.discontinuity = true,
-                "#EXT-X-GAP" => current.gap = true,
-                "#EXT-X-MAP" => attribute(line, "URI").unwrap_or_default().clone_into(&mut map),
-                "#EXT-X-PROGRAM-DATE-TIME" => current.date_ms = date_ms(value),
-                "#EXT-X-PART" => current.parts.push(Part {
-                    uri: attribute(line, "URI").unwrap_or_default().into(),
-                    duration: number(line, "DURATION"),
-                    independent: attribute(line, "INDEPENDENT") == Some("YES"),
-                }),
-                "#EXTINF" => current.duration = value.trim_end_matches(',').parse().expect("a number"),
-                "#EXT-X-PRELOAD-HINT" => playlist.hint = attribute(line, "URI").map(str::to_owned),
-                "#EXT-X-RENDITION-REPORT" => {
-                    let part = attribute(line, "LAST-PART").and_then(|part| part.parse().ok());
-                    playlist.report = Some((number(line, "LAST-MSN"), part));
-                }
-                "#EXT-X-ENDLIST" => playlist.ended = true,
-                _ if !line.starts_with('#') && !line.is_empty() => {
-                    let segment =
-                        Segment { uri: line.into(), number: next, map: map.clone(), ..std::mem::take(&mut current) };
-                    playlist.segments.push(segment);
-                    next += 1;
-                }
-                _ => {}
-            }
+        let whole = match read::Playlist::parse(text.as_bytes()) {
+            Ok(read::Playlist::Media(whole)) => whole,
+            other => panic!("no media playlist: {other:?}\n{text}"),
+        };
+        Self {
+            target_duration: seconds(whole.target_nanos()),
+            part_target: seconds(whole.part_target.unwrap_or(0)),
+            part_hold_back: seconds(whole.control.part_hold_back.unwrap_or(0)),
+            can_skip_until: seconds(whole.control.can_skip_until.unwrap_or(0)),
+            media_sequence: whole.media_sequence,
+            discontinuity_sequence: whole.discontinuity_sequence.unwrap_or(0),
+            skipped: whole.skipped.unwrap_or(0),
+            segments: whole.segments.iter().map(Segment::from).collect(),
+            hint: whole.part_hint().map(|hint| hint.uri.to_string()),
+            report: whole.reports.first().map(|report| (report.msn.unwrap_or(0), report.part)),
+            ended: whole.is_ended,
+            whole,
         }
-        if !current.parts.is_empty() {
-            playlist.segments.push(Segment { number: next, map, ..current });
-        }
-        playlist
     }
 
     /// Complete segments.
@@ -167,100 +124,21 @@ impl Playlist {
         Some((last.number, last.parts.len() - 1))
     }
 
-    /// Which rules a single version of the playlist breaks.
+    /// Which rules a single version of the playlist breaks: those of the checker, and what ours promises beyond.
     pub fn broken_rules(&self) -> Vec<String> {
-        let mut broken = Vec::new();
-        let mut expect = |holds: bool, rule: &str, what: String| {
-            if !holds {
-                broken.push(format!("{rule}: {what}"));
-            }
-        };
-        let target = self.target_duration;
-        expect(self.hold_back >= 3.0 * target, "LL-11", format!("HOLD-BACK {}", self.hold_back));
-        expect(self.can_skip_until >= 6.0 * target, "LL-11", format!("CAN-SKIP-UNTIL {}", self.can_skip_until));
-        expect(
-            self.part_hold_back >= 3.0 * self.part_target - 1e-4,
-            "LL-11",
-            format!("PART-HOLD-BACK {} for {}", self.part_hold_back, self.part_target),
-        );
-        let mut from_end: f64 = self.segments.iter().map(Segment::length).sum();
-        for segment in &self.segments {
-            let name = &segment.uri;
-            expect(segment.duration.round() <= target, "LL-01", format!("{name} lasts {}", segment.duration));
-            expect(segment.duration <= target + 0.5, "AUTH-02", format!("{name} lasts {}", segment.duration));
-            expect(segment.date_ms.is_some(), "AUTH-05", format!("{name} has no date"));
-            expect(!segment.map.is_empty(), "LL-19", format!("{name} has no map"));
-            expect(
-                segment.parts.is_empty() || from_end <= 3.0 * target + 1e-3,
-                "LL-06",
-                format!("{name} lists parts {from_end} s from the end"),
-            );
-            let sum: f64 = segment.parts.iter().map(|part| part.duration).sum();
-            if !segment.parts.is_empty() && !name.is_empty() {
-                expect(
-                    (sum - segment.duration).abs() < 0.001,
-                    "AUTH-03",
-                    format!("{name}: parts {sum}, EXTINF {}", segment.duration),
-                );
-            }
-            for (index, part) in segment.parts.iter().enumerate() {
-                let is_last = index + 1 == segment.parts.len();
-                expect(
-                    part.duration <= self.part_target + 1e-4,
-                    "LL-09",
-                    format!("{} lasts {}", part.uri, part.duration),
-                );
-                expect(
-                    part.duration >= 0.85 * self.part_target || part.independent || is_last,
-                    "LL-09",
-                    format!("{} lasts only {} of {}", part.uri, part.duration, self.part_target),
-                );
-            }
-            from_end -= segment.length();
+        let mut found = viewer::check::version(&self.whole);
+        for segment in &self.whole.segments {
+            let number = segment.number;
+            found.expect(segment.date.is_some(), "AUTH-05", segment.line, || format!("segment {number} has no date"));
+            let has_map = segment.map.is_some() || self.skipped > 0;
+            found.expect(has_map, "LL-19", segment.line, || format!("segment {number} has no map"));
         }
-        broken
+        found.broken()
     }
 
     /// Which rules the step from an earlier version to this one breaks.
     pub fn broken_rules_since(&self, earlier: &Self) -> Vec<String> {
-        let mut broken = Vec::new();
-        let mut expect = |holds: bool, rule: &str, what: String| {
-            if !holds {
-                broken.push(format!("{rule}: {what}"));
-            }
-        };
-        let same = |a: f64, b: f64| (a - b).abs() < 1e-9;
-        expect(same(self.target_duration, earlier.target_duration), "LL-01", "TARGETDURATION changed".into());
-        expect(same(self.part_target, earlier.part_target), "LL-01", "PART-TARGET changed".into());
-        expect(self.media_sequence >= earlier.media_sequence, "LL-04", "media sequence went back".into());
-        expect(
-            self.discontinuity_sequence >= earlier.discontinuity_sequence,
-            "LL-04",
-            "discontinuity sequence went back".into(),
-        );
-        for old in earlier.complete() {
-            let Some(new) = self.segments.iter().find(|segment| segment.number == old.number) else { continue };
-            expect(
-                (&old.uri, old.duration, old.discontinuity, old.gap)
-                    == (&new.uri, new.duration, new.discontinuity, new.gap),
-                "LL-03",
-                format!("{} changed", old.uri),
-            );
-        }
-        let removed: u64 = earlier
-            .segments
-            .iter()
-            .filter(|segment| segment.number < self.media_sequence && segment.discontinuity)
-            .count() as u64;
-        let last = earlier.segments.last().map_or(0, |segment| segment.number);
-        if self.media_sequence <= last {
-            expect(
-                self.discontinuity_sequence == earlier.discontinuity_sequence + removed,
-                "LL-04",
-                format!("discontinuity sequence {} after {removed} removed", self.discontinuity_sequence),
-            );
-        }
-        broken
+        viewer::check::step(&earlier.whole, &self.whole).broken()
     }
 }
 
@@ -268,27 +146,5 @@ impl Segment {
     /// EXTINF, or the parts so far.
     pub fn length(&self) -> f64 {
         if self.uri.is_empty() { self.parts.iter().map(|part| part.duration).sum() } else { self.duration }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_read() {
-        assert_eq!(date_ms("1970-01-01T00:00:00.000Z"), Some(0));
-        assert_eq!(date_ms("2024-02-29T00:00:00.500Z"), Some(1_709_164_800_500));
-    }
-
-    #[test]
-    fn broken_playlists_are_noticed() {
-        let text = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-SERVER-CONTROL:CAN-SKIP-UNTIL=12.0,HOLD-BACK=6.0,PART-HOLD-BACK=0.5\n\
-            #EXT-X-PART-INF:PART-TARGET=0.2\n#EXT-X-MEDIA-SEQUENCE:5\n#EXT-X-PART:DURATION=0.1,URI=\"a\"\n\
-            #EXT-X-PART:DURATION=0.3,URI=\"b\"\n#EXTINF:3.0,\nv5.m4s\n";
-        let broken = Playlist::parse(text).broken_rules().join("\n");
-        for rule in ["LL-11", "LL-01", "AUTH-05", "LL-19", "LL-09: b", "LL-09: a", "AUTH-03"] {
-            assert!(broken.contains(rule), "{rule} in {broken}");
-        }
     }
 }

@@ -6,11 +6,13 @@
 //! | [`follower`] | the player without a picture: sans-IO |
 //! | [`quality`] | what a viewer felt, in figures |
 //! | [`probe`], [`load`] | one viewer watched closely; many, and many publishers |
+//! | [`check`] | conformance: every rule that a client can observe |
 //! | [`client`] | HTTP/1.1 and HTTP/2, with the time that each step takes |
 //!
 //! Invariants: the follower is told the time and does no I/O; bodies of media are counted and thrown away; whatever a server
 //! sends leads to a figure or a message, never to a panic.
 
+pub mod check;
 pub mod client;
 pub mod follower;
 pub mod load;

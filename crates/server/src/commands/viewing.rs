@@ -1,4 +1,4 @@
-//! `probe` and `load`: the synthetic viewer from the command line.
+//! `probe`, `check` and `load`: the synthetic viewer from the command line.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -146,6 +146,42 @@ pub(super) async fn run_probe(args: ProbeArgs) -> anyhow::Result<bool> {
         write!(io::stdout(), "{}", report.summary())?;
     }
     Ok(report.exceeded.is_empty())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// Address of the multivariant playlist, or of a media playlist.
+    url: Url,
+    /// How long to look.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration, default_value = "60s")]
+    duration: Duration,
+    /// Take any certificate: for local trials.
+    #[arg(long)]
+    insecure: bool,
+    /// Play key, where the stream asks for one.
+    #[arg(long, env = "THROUGHLINE_PLAY_KEY", value_name = "KEY", hide_env_values = true)]
+    key: Option<String>,
+    /// Print JSON.
+    #[arg(long, conflicts_with = "junit")]
+    json: bool,
+    /// Print test results for a CI: JUnit's XML.
+    #[arg(long)]
+    junit: bool,
+}
+
+/// Looks whether a stream keeps the rules; false if not.
+pub(super) async fn run_check(args: CheckArgs) -> anyhow::Result<bool> {
+    let settings = ClientSettings { is_insecure: args.insecure, timeout: TIMEOUT, ..ClientSettings::default() };
+    let shared = Shared::new(settings, args.key.as_deref()).map_err(anyhow::Error::msg)?;
+    let report = viewer::check::check(&shared, &args.url, args.duration).await;
+    if args.json {
+        writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
+    } else if args.junit {
+        write!(io::stdout(), "{}", report.junit())?;
+    } else {
+        write!(io::stdout(), "{}", report.summary())?;
+    }
+    Ok(report.is_good())
 }
 
 #[derive(Debug, Args)]

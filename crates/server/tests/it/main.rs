@@ -1,6 +1,7 @@
 //! End to end: the server as production starts it, real encoders, real browsers, on loopback.
 
 mod browser;
+mod conformance;
 mod delivery;
 mod dialogues;
 mod encoders;
