@@ -1,10 +1,13 @@
 //! `make bench`: what a stream costs and how far behind the viewer is, beside nginx-rtmp on the same machine in the same run.
 //!
-//! `cargo xtask bench [delay|join|line|cost|publishers|memory]…`: all without a name.
+//! `cargo xtask bench [delay|join|line|cost|publishers|memory|deliver|viewers]…`: all without a name.
 
 mod cost;
 mod delay;
+mod deliver;
+mod nginx;
 mod soak;
+mod viewers;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,13 +46,15 @@ impl Running {
 
 type Bench = fn(&Path) -> anyhow::Result<()>;
 
-const ALL: [(&str, Bench); 6] = [
+const ALL: [(&str, Bench); 8] = [
     ("delay", delay::glass_to_glass),
     ("join", delay::join),
     ("line", delay::impaired_line),
     ("cost", cost::beside_nginx),
     ("publishers", cost::publishers),
     ("memory", cost::memory),
+    ("deliver", deliver::run),
+    ("viewers", viewers::run),
 ];
 
 pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
@@ -88,6 +93,7 @@ pub(crate) struct Ours {
     server: Running,
     state: PathBuf,
     http: String,
+    https: String,
     pub(crate) rtmp: String,
 }
 
@@ -98,11 +104,20 @@ impl Ours {
     }
 
     /// `command` runs the program, perhaps elsewhere.
-    fn start_by(mut command: Command, folder: &Path, profile: &str, host: &str) -> anyhow::Result<Self> {
+    fn start_by(command: Command, folder: &Path, profile: &str, host: &str) -> anyhow::Result<Self> {
+        Self::start_at(command, folder, &format!("[hls]\nprofile = \"{profile}\"\n"), host)
+    }
+
+    /// With a configuration, on the loopback interface.
+    fn start_with(command: Command, folder: &Path, config: &str) -> anyhow::Result<Self> {
+        Self::start_at(command, folder, config, "127.0.0.1")
+    }
+
+    fn start_at(mut command: Command, folder: &Path, text: &str, host: &str) -> anyhow::Result<Self> {
         let state = folder.join("state");
-        let config = folder.join(format!("{profile}.toml"));
+        let config = folder.join("throughline.toml");
         let _ = fs::remove_dir_all(&state);
-        fs::write(&config, format!("[hls]\nprofile = \"{profile}\"\n"))?;
+        fs::write(&config, text)?;
         command.args(["serve", "--log", "error", "--config"]).arg(&config).arg("--state").arg(&state);
         command.args(["--http", &format!("{host}:0"), "--rtmp", "127.0.0.1:0", "--ops", "off"]);
         let server = Running::start(&mut command)?;
@@ -116,7 +131,7 @@ impl Ours {
         }
         let known: serde_json::Value = serde_json::from_slice(&fs::read(&addresses)?)?;
         let address = |name: &str| known[name].as_str().unwrap_or_default().to_owned();
-        Ok(Self { server, state, http: address("http"), rtmp: address("rtmp") })
+        Ok(Self { server, state, http: address("http"), https: address("https"), rtmp: address("rtmp") })
     }
 
     pub(crate) fn key(&self, stream: &str) -> anyhow::Result<String> {
@@ -140,38 +155,46 @@ impl Ours {
 /// What a clip is.
 #[derive(Clone, Copy)]
 enum Size {
+    /// 360p30 at 300 kbit/s.
+    Tiny,
     /// 720p30 at 2 Mbit/s.
     Small,
     /// 720p30 at 6 Mbit/s.
     Hd,
+    /// 720p30 at 8 Mbit/s: segments of a second have a megabyte.
+    Large,
     /// 2160p30 at 60 Mbit/s.
     Uhd,
 }
 
 impl Size {
-    fn picture_and_megabits(self) -> (&'static str, u32) {
+    fn picture_and_kilobits(self) -> (&'static str, u32) {
         match self {
-            Self::Small => ("1280x720", 2),
-            Self::Hd => ("1280x720", 6),
-            Self::Uhd => ("3840x2160", 60),
+            Self::Tiny => ("640x360", 300),
+            Self::Small => ("1280x720", 2000),
+            Self::Hd => ("1280x720", 6000),
+            Self::Large => ("1280x720", 8000),
+            Self::Uhd => ("3840x2160", 60_000),
         }
     }
 }
 
 /// Twelve seconds of pictures and sound at a constant bit rate.
 fn clip(folder: &Path, size: Size) -> anyhow::Result<PathBuf> {
-    let (picture, megabits) = size.picture_and_megabits();
-    let clip = folder.join(format!("clip-{megabits}.flv"));
+    let (picture, kilobits) = size.picture_and_kilobits();
+    let clip = folder.join(format!("clip-{kilobits}.flv"));
     if clip.exists() {
         return Ok(clip);
     }
-    let rate = format!("{megabits}M");
+    let rate = format!("{kilobits}k");
+    // Segments of a second where their size is what is measured: 250 KB and 1 MB.
+    let gop = if matches!(size, Size::Small | Size::Large) { "30" } else { "60" };
     let mut encode = Command::new("ffmpeg");
     encode.args(["-v", "error", "-y", "-f", "lavfi", "-i", &format!("testsrc2=size={picture}:rate=30")]);
     encode.args(["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000", "-t", "12", "-c:v", "libx264"]);
     encode
-        .args(["-preset", "veryfast", "-g", "60", "-bf", "0", "-pix_fmt", "yuv420p", "-b:v", &rate, "-minrate", &rate]);
-    encode.args(["-maxrate", &rate, "-bufsize", &rate, "-nal-hrd", "cbr", "-c:a", "aac", "-b:a", "128k"]).arg(&clip);
+        .args(["-preset", "veryfast", "-g", gop, "-bf", "0", "-pix_fmt", "yuv420p", "-b:v", &rate, "-minrate", &rate]);
+    encode.args(["-maxrate", &rate, "-bufsize", &rate, "-nal-hrd", "cbr", "-c:a", "aac", "-b:a", "64k"]).arg(&clip);
     if !encode.status()?.success() {
         bail!("ffmpeg cannot make the clip");
     }

@@ -110,8 +110,8 @@ pub struct Channel {
     stream: Weak<Stream>,
     feeder: Mutex<Option<hub::Subscriber>>,
     packager: Mutex<Packager>,
-    /// Counts changes; all who wait look again.
-    revision: watch::Sender<u64>,
+    /// Counts changes of each playlist, video first: who waits for one is not woken by the other.
+    revisions: [watch::Sender<u64>; 2],
     cache: Mutex<HashMap<(TrackKind, bool), (u64, Rendered)>>,
     /// The multivariant playlist as of a revision of all.
     multivariant: Mutex<Option<(u64, Rendered)>>,
@@ -171,7 +171,7 @@ impl Channel {
             stream: Arc::downgrade(stream),
             feeder: Mutex::new(Some(stream.subscribe_from_oldest())),
             packager: Mutex::new(Packager::new(config, continuation)),
-            revision: watch::Sender::new(0),
+            revisions: [watch::Sender::new(0), watch::Sender::new(0)],
             cache: Mutex::default(),
             multivariant: Mutex::default(),
             config,
@@ -228,7 +228,7 @@ impl Channel {
             discontinuities: packager.discontinuities(),
             part_violations: tracks().map(hls::MediaPlaylist::violations).sum(),
             eras: packager.eras(),
-            blocked_requests: self.revision.receiver_count(),
+            blocked_requests: self.revisions.iter().map(watch::Sender::receiver_count).sum(),
         }
     }
 
@@ -300,10 +300,13 @@ impl Channel {
         change(&mut packager);
         let after = counts(&packager);
         drop(packager);
-        if after != before {
-            self.revision.send_modify(|revision| *revision += 1);
+        let mut parts = 0;
+        for (revision, (before, after)) in self.revisions.iter().zip(before.into_iter().zip(after)) {
+            if after != before {
+                revision.send_modify(|revision| *revision += 1);
+            }
+            parts += after.1.saturating_sub(before.1); // a track that goes takes its count along
         }
-        let parts = after.1.saturating_sub(before.1); // a track that goes takes its count along
         metrics.hls_parts.inc_by(parts);
         parts
     }
@@ -342,8 +345,12 @@ impl Channel {
 
     /// The multivariant playlist, when a player can start.
     pub(crate) async fn multivariant(&self, waiting: Waiting<'_>) -> Answer<Rendered> {
-        self.wait(waiting, |packager| {
-            let revision = counts(packager).0;
+        // Sound comes with the picture or alone: its changes are enough to look at both.
+        let track =
+            if self.packager.lock().playlist(TrackKind::Audio).is_some() { TrackKind::Audio } else { TrackKind::Video };
+        self.wait(track, waiting, |packager| {
+            let [video, audio] = counts(packager);
+            let revision = video.0 + audio.0;
             let mut known = self.multivariant.lock();
             if let Some((_, rendered)) = known.as_ref().filter(|(known, _)| *known == revision) {
                 return Some(rendered.clone());
@@ -365,11 +372,13 @@ impl Channel {
         waiting: Waiting<'_>,
     ) -> Answer<Rendered> {
         let outcome = self
-            .wait(waiting, |packager| match packager.playlist(track).map(|playlist| playlist.decide(directives)) {
-                None => Some(Err(Answer::NotFound)),
-                Some(Decision::Refuse(text)) => Some(Err(Answer::Refused(text))),
-                Some(Decision::Reply) => Some(Ok(())),
-                Some(Decision::Block) => None,
+            .wait(track, waiting, |packager| {
+                match packager.playlist(track).map(|playlist| playlist.decide(directives)) {
+                    None => Some(Err(Answer::NotFound)),
+                    Some(Decision::Refuse(text)) => Some(Err(Answer::Refused(text))),
+                    Some(Decision::Reply) => Some(Ok(())),
+                    Some(Decision::Block) => None,
+                }
             })
             .await;
         let rendered = || self.render(track, directives.skip);
@@ -403,7 +412,7 @@ impl Channel {
     pub(crate) async fn media(&self, file: &str, waiting: Waiting<'_>) -> Answer<Vec<Bytes>> {
         let track = if file.starts_with('v') { TrackKind::Video } else { TrackKind::Audio };
         let outcome = self
-            .wait(waiting, |packager| match packager.playlist(track).map(|playlist| playlist.resource(file)) {
+            .wait(track, waiting, |packager| match packager.playlist(track).map(|playlist| playlist.resource(file)) {
                 None | Some(Resource::NotFound) => Some(None),
                 Some(Resource::Ready(slices)) => Some(Some(slices)),
                 Some(Resource::Hinted) => None,
@@ -419,12 +428,28 @@ impl Channel {
     }
 
     /// Looks again after each change until `look` finds something: at most three target durations (LL-15).
-    async fn wait<T>(&self, waiting: Waiting<'_>, look: impl Fn(&Packager) -> Option<T>) -> Answer<T> {
+    async fn wait<T>(
+        &self,
+        track: TrackKind,
+        waiting: Waiting<'_>,
+        look: impl Fn(&Packager) -> Option<T>,
+    ) -> Answer<T> {
         if let Some(found) = look(&self.packager.lock()) {
             return Answer::Ready(found);
         }
+        // Apart, so that a request that need not wait does not carry the room for waiting along.
+        Box::pin(self.hold(track, waiting, look)).await
+    }
+
+    async fn hold<T>(
+        &self,
+        track: TrackKind,
+        waiting: Waiting<'_>,
+        look: impl Fn(&Packager) -> Option<T>,
+    ) -> Answer<T> {
         let Some(_held) = waiting.hold() else { return Answer::Busy };
-        let mut changed = self.revision.subscribe();
+        let [video, audio] = &self.revisions;
+        let mut changed = if track == TrackKind::Video { video } else { audio }.subscribe();
         let limit = Duration::from_secs(3 * u64::try_from(self.config.target_duration()).unwrap_or(4));
         let held = async {
             loop {
@@ -445,12 +470,10 @@ impl Channel {
     }
 }
 
-/// Changes and parts of all playlists so far.
-fn counts(packager: &Packager) -> (u64, u64) {
+/// Changes and parts so far of each playlist, video first.
+fn counts(packager: &Packager) -> [(u64, u64); 2] {
     [TrackKind::Video, TrackKind::Audio]
-        .into_iter()
-        .filter_map(|track| packager.playlist(track))
-        .fold((0, 0), |sum, playlist| (sum.0 + playlist.revision() + 1, sum.1 + playlist.parts()))
+        .map(|track| packager.playlist(track).map_or((0, 0), |playlist| (playlist.revision() + 1, playlist.parts())))
 }
 
 /// An entity tag that follows from the content (FNV-1a): the same after a restart, another for another text.

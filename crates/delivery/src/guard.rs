@@ -2,12 +2,15 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use telemetry::Metrics;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
+
+use crate::reply::Bodies;
 
 /// Time for the first bytes of a connection, whatever protocol they are.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,12 +26,13 @@ pub(crate) struct RateGuard<S> {
     /// Set while a write waits: when it is over, and what was taken since it was set.
     deadline: Option<Pin<Box<Sleep>>>,
     taken: u64,
+    bodies: Arc<Bodies>,
     metrics: Metrics,
 }
 
 impl<S> RateGuard<S> {
-    pub(crate) fn new(socket: S, bytes_per_second: u64, metrics: Metrics) -> Self {
-        Self { socket, bytes_min: bytes_per_second * RATE_SPAN.as_secs(), deadline: None, taken: 0, metrics }
+    pub(crate) fn new(socket: S, bytes_per_second: u64, bodies: Arc<Bodies>, metrics: Metrics) -> Self {
+        Self { socket, bytes_min: bytes_per_second * RATE_SPAN.as_secs(), deadline: None, taken: 0, bodies, metrics }
     }
 
     /// Judges a write that went through or waits.
@@ -36,6 +40,7 @@ impl<S> RateGuard<S> {
         match written {
             Poll::Ready(Ok(count)) => {
                 self.taken += count as u64;
+                self.bodies.wrote(count);
                 let is_over = self.deadline.as_ref().is_some_and(|deadline| deadline.is_elapsed());
                 if self.taken >= self.bytes_min || is_over {
                     (self.deadline, self.taken) = (None, 0);

@@ -9,7 +9,7 @@ use hls::Directives;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use listen::accept_all;
@@ -62,13 +62,14 @@ impl Delivery {
             delivery.inner.metrics.http_connections.inc();
             // Below TLS, so that what waits in its buffers is judged too.
             let rate = delivery.inner.config.read_rate_min_bytes_per_second;
-            let guarded = RateGuard::new(socket, rate, delivery.inner.metrics.clone());
+            let bodies = Arc::new(Bodies::default());
+            let guarded = RateGuard::new(socket, rate, Arc::clone(&bodies), delivery.inner.metrics.clone());
             let served = catch_panic(async {
                 match tls {
-                    None => delivery.serve_connection(guarded).await,
+                    None => delivery.serve_connection(guarded, bodies).await,
                     Some(acceptor) => {
                         if let Ok(Ok(stream)) = tokio::time::timeout(TLS_TIMEOUT, acceptor.accept(guarded)).await {
-                            delivery.serve_connection(stream).await;
+                            delivery.serve_connection(stream, bodies).await;
                         }
                     }
                 }
@@ -80,18 +81,19 @@ impl Delivery {
         });
     }
 
-    async fn serve_connection(&self, socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    async fn serve_connection(
+        &self,
+        socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        bodies: Arc<Bodies>,
+    ) {
         let inner = &self.inner;
-        let bodies = Arc::new(Bodies::default());
         let (delivery, watched) = (self.clone(), Arc::clone(&bodies));
         let service = service_fn(move |request| {
             let (delivery, watched) = (delivery.clone(), Arc::clone(&watched));
             async move {
                 let rate = delivery.inner.config.read_rate_min_bytes_per_second;
-                let is_http_2 = request.version() == Version::HTTP_2;
                 let response = delivery.respond(request).await;
-                let apart = |body: Slices| if is_http_2 { body.last_byte_apart() } else { body };
-                Ok::<_, Infallible>(response.map(|body| apart(body.watched(&watched, rate))))
+                Ok::<_, Infallible>(response.map(|body| body.watched(&watched, rate)))
             }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -118,7 +120,7 @@ impl Delivery {
                     stopping = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                _ = looks.tick() => if bodies.is_overdue() {
+                _ = looks.tick() => if bodies.is_overdue(inner.config.read_rate_min_bytes_per_second) {
                     inner.metrics.http_slow_readers.inc();
                     return;
                 },

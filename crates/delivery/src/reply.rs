@@ -39,16 +39,6 @@ impl Slices {
         self
     }
 
-    /// The last byte as a slice of its own. HTTP/2 takes a slice over as soon as its peer allows one byte of it, and then the
-    /// body is gone and nobody watches it; so what it takes over last is one byte that keeps nothing alive.
-    pub(crate) fn last_byte_apart(mut self) -> Self {
-        if let Some(mut last) = self.queue.pop_back() {
-            let end = last.split_off(last.len().saturating_sub(1));
-            self.queue.extend([last, Bytes::copy_from_slice(&end)].into_iter().filter(|slice| !slice.is_empty()));
-        }
-        self
-    }
-
     pub(crate) fn len(&self) -> u64 {
         self.left
     }
@@ -73,7 +63,11 @@ impl Body for Slices {
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let next = self.queue.pop_front();
-        self.left -= next.as_ref().map_or(0, |slice| slice.len() as u64);
+        let length = next.as_ref().map_or(0, |slice| slice.len() as u64);
+        self.left -= length;
+        if let Some(ticket) = &self.ticket {
+            ticket.bodies.handed.fetch_add(length, Ordering::Relaxed);
+        }
         Poll::Ready(next.map(|slice| Ok(Frame::data(slice))))
     }
 
@@ -95,6 +89,12 @@ const BODY_GRACE: Duration = Duration::from_secs(20);
 pub(crate) struct Bodies {
     open: Mutex<BTreeMap<u64, Instant>>,
     next: AtomicU64,
+    /// Bytes of bodies that the protocol has taken over, and bytes that went into the socket. HTTP/2 takes a slice over as
+    /// soon as its peer allows one byte of it, and then the body is gone from here.
+    handed: AtomicU64,
+    written: AtomicU64,
+    /// Since when more was taken over than written.
+    held_since: Mutex<Option<Instant>>,
 }
 
 /// A body's place among those of its connection.
@@ -112,10 +112,20 @@ impl Bodies {
         Ticket { bodies: Arc::clone(self), id }
     }
 
+    /// The socket took bytes.
+    pub(crate) fn wrote(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Whether a body should have been through by now.
-    pub(crate) fn is_overdue(&self) -> bool {
+    pub(crate) fn is_overdue(&self, bytes_per_second: u64) -> bool {
         let now = Instant::now();
-        self.open.lock().values().any(|deadline| *deadline < now)
+        let written = self.written.load(Ordering::Relaxed);
+        let held = self.handed.load(Ordering::Relaxed).saturating_sub(written);
+        let mut since = self.held_since.lock();
+        *since = if held == 0 { None } else { since.or(Some(now)) };
+        let needed = BODY_GRACE + Duration::from_secs(held / bytes_per_second.max(1));
+        since.is_some_and(|since| since + needed < now) || self.open.lock().values().any(|deadline| *deadline < now)
     }
 }
 
@@ -325,11 +335,11 @@ mod tests {
         let bodies = Arc::new(Bodies::default());
         let body = Slices::new([Bytes::from_static(b"media")]).watched(&bodies, 1000);
         assert_eq!(bodies.open.lock().len(), 1);
-        assert!(!bodies.is_overdue());
+        assert!(!bodies.is_overdue(1000));
         bodies.open.lock().values_mut().for_each(|deadline| *deadline = Instant::now() - Duration::from_secs(1));
-        assert!(bodies.is_overdue());
+        assert!(bodies.is_overdue(1000));
         drop(body);
-        assert!(!bodies.is_overdue());
+        assert!(!bodies.is_overdue(1000));
     }
 
     #[test]

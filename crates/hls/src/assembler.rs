@@ -3,9 +3,7 @@
 //! One unit is always held back: only the next one tells how long it lasts, and whether it was the last of its segment,
 //! so that a part and the segment it ends appear together and no hint is broken.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use container::fmp4::{self, Sample};
 use media::{AccessUnit, CodecConfig, FrameRate, Timescale, TrackKind};
 
@@ -187,7 +185,10 @@ impl Assembler {
         let sequence = u32::try_from(self.number.wrapping_mul(64) & 0xffff_ffff).unwrap_or(0).wrapping_add(self.index);
         let start = u64::try_from(self.part_start).unwrap_or(0);
         let header = fmp4::fragment_header(&self.config, sequence, start, &self.samples);
-        let data: Arc<[Bytes]> = std::iter::once(header).chain(self.payload.drain(..)).collect();
+        let mut data = BytesMut::with_capacity(header.len() + self.bytes);
+        data.extend_from_slice(&header);
+        self.payload.drain(..).for_each(|slice| data.extend_from_slice(&slice));
+        let data = data.freeze();
         let is_independent = self.is_independent && self.config.kind() == TrackKind::Video;
         let is_independent = is_independent || self.config.kind() == TrackKind::Audio;
         let duration = self.config.timescale().nanos(self.duration);

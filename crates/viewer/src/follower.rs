@@ -419,10 +419,7 @@ impl Follower {
         };
         self.quality.playlist_faults += u64::from(!media.faults.is_empty());
         let seen = track.on_playlist(at, asked, playlist, self.settings.low_latency);
-        if let Some(age) = seen.hint_age.filter(|_| track.has_dates()) {
-            self.quality.part_age.add(age / 1_000_000);
-            self.quality.late_parts += u64::from(age > track.part_target());
-        }
+        self.quality.count_age(seen.hint_age.filter(|_| track.has_dates()), track.part_target());
         self.quality.regressions += u64::from(seen.went_back);
         self.quality.early_replies += u64::from(seen.came_early);
         self.quality.missing += seen.lost;
@@ -491,14 +488,13 @@ impl Follower {
                 return;
             }
         };
-        track.on_media(at.utc_nanos, item);
+        let hint_age = track.on_media(at.utc_nanos, item);
         self.quality.media += 1;
         if !item.is_hint {
             self.quality.first_byte.add(i64::from(millis(answer.timing.first_byte)));
         }
-        if track.has_dates() && item.is_edge && !item.is_hint {
-            self.quality.part_age.add((at.utc_nanos - (item.start + item.duration)) / 1_000_000);
-        }
+        let listed_age = (item.is_edge && !item.is_hint).then(|| at.utc_nanos - (item.start + item.duration));
+        self.quality.count_age(hint_age.or(listed_age).filter(|_| track.has_dates()), track.part_target());
         if self.startup.first_media_ms == 0 {
             self.startup.first_media_ms = millis(at.now.saturating_duration_since(self.began)).max(1);
         }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 /// Ranges this close are one: dates in playlists are rounded to milliseconds.
 const JOIN_NANOS: i64 = 60_000_000;
-/// A player that ran dry goes on with so much ahead of it.
-const RESUME_NANOS: i64 = 100_000_000;
+/// A player begins with so much ahead of it.
+const START_NANOS: i64 = 100_000_000;
 /// Faster by so many thousandths while too far behind, as players do it.
 const CATCH_UP_PER_MILLE: i64 = 50;
 /// Catching up begins so far behind the target, and ends at it.
@@ -156,7 +156,7 @@ impl Playback {
                 let start = self.start?;
                 let start = if playable_until(&known, start).is_some() { start } else { common_start(&known, start)? };
                 let until = playable_until(&known, start)?;
-                if until - start < RESUME_NANOS {
+                if until - start < START_NANOS {
                     return None;
                 }
                 self.state = State::Playing { since: at.now, from: start, per_mille: 1000 };
@@ -178,18 +178,24 @@ impl Playback {
                 None
             }
             State::Stalled { since, at: position } => {
-                if playable_until(&known, position).is_some_and(|until| until - position >= RESUME_NANOS) {
+                let needed = self.resume_nanos();
+                if playable_until(&known, position).is_some_and(|until| until - position >= needed) {
                     self.state = State::Playing { since: at.now, from: position, per_mille: 1000 };
                     return Some(Change::Resumed(at.now.saturating_duration_since(since)));
                 }
                 let next = common_start(&known, position)?;
-                let enough = playable_until(&known, next).is_some_and(|until| until - next >= RESUME_NANOS);
+                let enough = playable_until(&known, next).is_some_and(|until| until - next >= needed);
                 enough.then(|| {
                     self.state = State::Stalled { since, at: next };
                     Change::Jumped(next - position)
                 })
             }
         }
+    }
+
+    /// What a player that ran dry waits for: half its distance to live. With less it would run dry with every part.
+    fn resume_nanos(&self) -> i64 {
+        (self.target.unwrap_or(0) / 2).max(START_NANOS)
     }
 
     /// The speed that brings it to its distance to live.

@@ -134,6 +134,14 @@ impl Quality {
         }
     }
 
+    /// How long after its end a part at the live edge came, in nanoseconds.
+    pub(crate) fn count_age(&mut self, age: Option<i64>, part_target: i64) {
+        if let Some(age) = age {
+            self.part_age.add(age / 1_000_000);
+            self.late_parts += u64::from(part_target > 0 && age > part_target);
+        }
+    }
+
     pub(crate) fn count_stall(&mut self, lasted: Duration) {
         self.stalled += lasted;
         self.stall_longest = self.stall_longest.max(lasted);

@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::Context as _;
-
+use super::nginx::nginx;
 use super::{Ours, Running, SETTLE, Size, clip, processor_time, program, resident_kib};
 
 /// How long the cost of a publisher is measured.
@@ -25,9 +24,9 @@ pub(super) fn beside_nginx(folder: &Path) -> anyhow::Result<()> {
     let ours = Ours::start(folder, "default")?;
     report("throughline", &clip, &ours.publish_url("clip")?, ours.server.0.id())?;
     drop(ours);
-    match nginx(folder)? {
+    match nginx(folder, 2)? {
         None => println!("  nginx-rtmp   not installed (apt-get install nginx libnginx-mod-rtmp)"),
-        Some((server, url)) => report("nginx-rtmp", &clip, &url, server.0.id())?,
+        Some(peer) => report("nginx-rtmp", &clip, &peer.publish_url("clip"), peer.server.0.id())?,
     }
     Ok(())
 }
@@ -74,7 +73,7 @@ pub(super) fn replay(
 pub(super) fn publishers(folder: &Path) -> anyhow::Result<()> {
     println!("{PUBLISHERS} publishers, packaged, no viewer, the server held to one core:");
     for size in [Size::Small, Size::Hd] {
-        let (_, megabits) = size.picture_and_megabits();
+        let (_, kilobits) = size.picture_and_kilobits();
         let mut command = Command::new("taskset");
         command.args(["-c", "0"]).arg(program("throughline"));
         let ours = Ours::start_by(command, folder, "default", "127.0.0.1")?;
@@ -82,7 +81,7 @@ pub(super) fn publishers(folder: &Path) -> anyhow::Result<()> {
         sleep(SETTLE);
         let share = share_of_a_core(ours.server.0.id(), MEASURE)?;
         let resident = resident_kib(ours.server.0.id()) / 1024;
-        println!("  {megabits} Mbit/s each: {share:.0} % of a core, {resident} MiB resident");
+        println!("  {} Mbit/s each: {share:.0} % of a core, {resident} MiB resident", kilobits / 1000);
         replaying.0.wait()?; // it prints how it went
     }
     Ok(())
@@ -109,30 +108,4 @@ pub(super) fn memory(folder: &Path) -> anyhow::Result<()> {
     );
     replaying.0.wait()?;
     Ok(())
-}
-
-/// nginx with its RTMP module making HLS, as its documentation shows it.
-fn nginx(folder: &Path) -> anyhow::Result<Option<(Running, String)>> {
-    let module = Path::new("/usr/lib/nginx/modules/ngx_rtmp_module.so");
-    if !module.exists() {
-        return Ok(None);
-    }
-    let hls = folder.join("hls");
-    fs::create_dir_all(&hls)?;
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let config = folder.join("nginx.conf");
-    let text = format!(
-        "load_module {};\nuser root;\ndaemon off;\nmaster_process off;\npid {}/nginx.pid;\nerror_log {}/nginx.log;\nevents {{}}\n\
-         rtmp {{ server {{ listen 127.0.0.1:{port}; application live {{ live on; hls on; hls_path {}; hls_fragment 2s; \
-         hls_playlist_length 32s; }} }} }}\n",
-        module.display(),
-        folder.display(),
-        folder.display(),
-        hls.display()
-    );
-    fs::write(&config, text)?;
-    let mut command = Command::new("nginx");
-    let server = command.arg("-c").arg(&config).stderr(Stdio::null()).spawn().context("nginx")?;
-    sleep(Duration::from_secs(1));
-    Ok(Some((Running(server), format!("rtmp://127.0.0.1:{port}/live/clip"))))
 }

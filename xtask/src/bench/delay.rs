@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
 
+use super::nginx::nginx;
 use super::{Ours, Running, SETTLE, tool};
 
 /// The source carries a clock in its picture; its GOP is one second.
@@ -29,6 +30,15 @@ pub(super) fn glass_to_glass(folder: &Path) -> anyhow::Result<()> {
         sleep(SETTLE);
         println!("  {profile:8} {}", watch(Command::new("node"), &ours.http, &["--seconds", "60"])?);
     }
+    match nginx(folder, 1)? {
+        None => println!("  nginx-rtmp not installed"),
+        Some(peer) => {
+            let _source = source(Command::new("bash"), &peer.publish_url("clock"))?;
+            sleep(SETTLE * 2);
+            let seen = watch(Command::new("node"), &peer.http(), &["--seconds", "40"])?;
+            println!("  nginx-rtmp, segments of 1 s, Chromium's own player: {seen}");
+        }
+    }
     Ok(())
 }
 
@@ -38,6 +48,14 @@ pub(super) fn join(folder: &Path) -> anyhow::Result<()> {
     let _source = source(Command::new("bash"), &ours.publish_url("clock")?)?;
     sleep(SETTLE);
     println!("first picture, empty caches: {}", watch(Command::new("node"), &ours.http, &["--joins", "40"])?);
+    if let Some(peer) = nginx(folder, 1)? {
+        let _source = source(Command::new("bash"), &peer.publish_url("clock"))?;
+        sleep(SETTLE * 2);
+        println!(
+            "nginx-rtmp, Chromium's own player: {}",
+            watch(Command::new("node"), &peer.http(), &["--joins", "20"])?
+        );
+    }
     Ok(())
 }
 

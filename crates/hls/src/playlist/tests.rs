@@ -11,8 +11,7 @@ fn playlist(parts_of_last: usize) -> MediaPlaylist {
     };
     let mut playlist = MediaPlaylist::new(TrackKind::Video, targets, 0);
     let init = Arc::new(InitSegment { name: "v-1.mp4".into(), data: Bytes::from_static(b"init") });
-    let part =
-        |is_independent| Part { duration: SECOND / 2, is_independent, data: [Bytes::from_static(b"part")].into() };
+    let part = |is_independent| Part { duration: SECOND / 2, is_independent, data: Bytes::from_static(b"part") };
     for number in 10..=12 {
         playlist.begin(Segment {
             number,

@@ -460,14 +460,17 @@ impl Track {
         }
     }
 
-    pub(super) fn on_media(&mut self, utc_nanos: i64, item: &Item) {
+    /// An item came; how long after its end, where it was hinted and is listed by now.
+    pub(super) fn on_media(&mut self, utc_nanos: i64, item: &Item) -> Option<i64> {
         self.buffer.add(item.start, item.start + item.duration);
         self.fetched += 1;
         self.failures = 0;
         self.pass(item);
         if item.is_hint {
             self.unlisted = Some((item.clone(), utc_nanos));
+            return self.confirm_hint();
         }
+        None
     }
 
     fn pass(&mut self, item: &Item) {
