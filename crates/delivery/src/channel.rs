@@ -476,12 +476,9 @@ fn counts(packager: &Packager) -> [(u64, u64); 2] {
         .map(|track| packager.playlist(track).map_or((0, 0), |playlist| (playlist.revision() + 1, playlist.parts())))
 }
 
-/// An entity tag that follows from the content (FNV-1a): the same after a restart, another for another text.
+/// An entity tag that follows from the content: the same after a restart, another for another text.
 fn etag_of(text: &str) -> String {
-    let hash = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    format!("\"{hash:016x}\"")
+    format!("\"{:016x}\"", hls::content_hash(text.as_bytes()))
 }
 
 /// What may be shown of a broadcast's name.

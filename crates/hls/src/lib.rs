@@ -13,11 +13,13 @@
 
 mod assembler;
 mod era;
+mod hash;
 mod multivariant;
 mod packager;
 mod playlist;
 pub mod read;
 mod utc;
 
+pub use hash::content_hash;
 pub use packager::{Continuation, Packager, PackagerConfig};
 pub use playlist::{Decision, Directives, InitSegment, MediaPlaylist, Part, Position, Resource, Segment, Targets};

@@ -11,6 +11,7 @@ use media::{AccessUnit, CodecConfig, FrameRate, Timescale, TrackKind};
 
 use crate::assembler::Assembler;
 use crate::era::{Cut, Segmenter};
+use crate::hash::content_hash;
 use crate::playlist::{InitSegment, MediaPlaylist, Segment, Targets};
 use crate::utc::UtcMap;
 
@@ -693,7 +694,7 @@ impl TrackPackager {
     fn new(config: CodecConfig) -> Self {
         let data = container::fmp4::init_segment(&config);
         let prefix = if config.kind() == TrackKind::Video { 'v' } else { 'a' };
-        let name = format!("{prefix}-{:016x}.mp4", fnv1a(&data));
+        let name = format!("{prefix}-{:016x}.mp4", content_hash(&data));
         let init = Arc::new(InitSegment { name, data });
         Self { assembler: Assembler::new(config), init, playlist: None, waiting: None, start: 0, end: None }
     }
@@ -716,6 +717,7 @@ impl TrackPackager {
             duration: 0,
             init: Arc::clone(&self.init),
             parts: Vec::new(),
+            whole: bytes::Bytes::new(),
         };
         match &mut self.playlist {
             Some(playlist) => playlist.begin(segment),
@@ -792,9 +794,4 @@ impl TrackPackager {
         self.finish_segment(end, shared);
         self.end
     }
-}
-
-/// FNV-1a, 64 bits: a name that follows from the content.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }

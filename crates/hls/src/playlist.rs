@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use media::TrackKind;
 
 use crate::utc::format_utc;
@@ -57,9 +57,23 @@ pub struct Segment {
     pub init: Arc<InitSegment>,
     /// Its parts.
     pub parts: Vec<Part>,
+    /// All of them in one piece, once it is complete.
+    pub whole: Bytes,
 }
 
 impl Segment {
+    /// Puts the parts together into one piece, of which each part is a slice from now on. A body of one piece is written at
+    /// once, and one of ten in ten steps.
+    fn join(&mut self) {
+        let mut whole = BytesMut::with_capacity(self.size());
+        self.parts.iter().for_each(|part| whole.extend_from_slice(&part.data));
+        self.whole = whole.freeze();
+        let mut rest = self.whole.clone();
+        for part in &mut self.parts {
+            part.data = rest.split_to(part.data.len());
+        }
+    }
+
     /// Bytes of all parts.
     pub fn size(&self) -> usize {
         self.parts.iter().map(|part| part.data.len()).sum()
@@ -223,6 +237,7 @@ impl MediaPlaylist {
     pub(crate) fn complete(&mut self, gap_duration: i64) {
         let Some(open) = self.segments.back_mut().filter(|segment| !segment.is_complete) else { return };
         open.is_complete = true;
+        open.join();
         if open.parts.is_empty() {
             (open.is_gap, open.duration) = (true, gap_duration.max(1));
             self.published_nanos += open.duration;
@@ -372,7 +387,7 @@ impl MediaPlaylist {
         let segment = held().find(|segment| segment.number == number);
         let Some(index) = index else {
             return match segment.filter(|segment| segment.is_complete && !segment.is_gap) {
-                Some(segment) => Resource::Ready(segment.parts.iter().map(|part| part.data.clone()).collect()),
+                Some(segment) => Resource::Ready(vec![segment.whole.clone()]),
                 None => Resource::NotFound,
             };
         };

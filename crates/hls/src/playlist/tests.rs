@@ -22,6 +22,7 @@ fn playlist(parts_of_last: usize) -> MediaPlaylist {
             duration: 0,
             init: Arc::clone(&init),
             parts: Vec::new(),
+            whole: Bytes::new(),
         });
         for index in 0..if number == 12 { parts_of_last } else { 4 } {
             playlist.add_part(part(index == 0));
