@@ -110,8 +110,8 @@ pub struct Channel {
     stream: Weak<Stream>,
     feeder: Mutex<Option<hub::Subscriber>>,
     packager: Mutex<Packager>,
-    /// Counts changes of each playlist, video first: who waits for one is not woken by the other.
-    revisions: [watch::Sender<u64>; 2],
+    /// Counts changes of each playlist, video first, and of any: who waits for one is not woken by the other.
+    revisions: [watch::Sender<u64>; 3],
     cache: Mutex<HashMap<(TrackKind, bool), (u64, Rendered)>>,
     /// The multivariant playlist as of a revision of all.
     multivariant: Mutex<Option<(u64, Rendered)>>,
@@ -171,7 +171,7 @@ impl Channel {
             stream: Arc::downgrade(stream),
             feeder: Mutex::new(Some(stream.subscribe_from_oldest())),
             packager: Mutex::new(Packager::new(config, continuation)),
-            revisions: [watch::Sender::new(0), watch::Sender::new(0)],
+            revisions: [0; 3].map(watch::Sender::new),
             cache: Mutex::default(),
             multivariant: Mutex::default(),
             config,
@@ -301,11 +301,14 @@ impl Channel {
         let after = counts(&packager);
         drop(packager);
         let mut parts = 0;
-        for (revision, (before, after)) in self.revisions.iter().zip(before.into_iter().zip(after)) {
+        for (revision, (before, after)) in self.revisions.iter().zip(before.iter().zip(&after)) {
             if after != before {
                 revision.send_modify(|revision| *revision += 1);
             }
             parts += after.1.saturating_sub(before.1); // a track that goes takes its count along
+        }
+        if before != after {
+            self.revisions[2].send_modify(|revision| *revision += 1);
         }
         metrics.hls_parts.inc_by(parts);
         parts
@@ -345,10 +348,7 @@ impl Channel {
 
     /// The multivariant playlist, when a player can start.
     pub(crate) async fn multivariant(&self, waiting: Waiting<'_>) -> Answer<Rendered> {
-        // Sound comes with the picture or alone: its changes are enough to look at both.
-        let track =
-            if self.packager.lock().playlist(TrackKind::Audio).is_some() { TrackKind::Audio } else { TrackKind::Video };
-        self.wait(track, waiting, |packager| {
+        self.wait(None, waiting, |packager| {
             let [video, audio] = counts(packager);
             let revision = video.0 + audio.0;
             let mut known = self.multivariant.lock();
@@ -372,7 +372,7 @@ impl Channel {
         waiting: Waiting<'_>,
     ) -> Answer<Rendered> {
         let outcome = self
-            .wait(track, waiting, |packager| {
+            .wait(Some(track), waiting, |packager| {
                 match packager.playlist(track).map(|playlist| playlist.decide(directives)) {
                     None => Some(Err(Answer::NotFound)),
                     Some(Decision::Refuse(text)) => Some(Err(Answer::Refused(text))),
@@ -412,10 +412,12 @@ impl Channel {
     pub(crate) async fn media(&self, file: &str, waiting: Waiting<'_>) -> Answer<Vec<Bytes>> {
         let track = if file.starts_with('v') { TrackKind::Video } else { TrackKind::Audio };
         let outcome = self
-            .wait(track, waiting, |packager| match packager.playlist(track).map(|playlist| playlist.resource(file)) {
-                None | Some(Resource::NotFound) => Some(None),
-                Some(Resource::Ready(slices)) => Some(Some(slices)),
-                Some(Resource::Hinted) => None,
+            .wait(Some(track), waiting, |packager| {
+                match packager.playlist(track).map(|playlist| playlist.resource(file)) {
+                    None | Some(Resource::NotFound) => Some(None),
+                    Some(Resource::Ready(slices)) => Some(Some(slices)),
+                    Some(Resource::Hinted) => None,
+                }
             })
             .await;
         match outcome {
@@ -430,7 +432,7 @@ impl Channel {
     /// Looks again after each change until `look` finds something: at most three target durations (LL-15).
     async fn wait<T>(
         &self,
-        track: TrackKind,
+        track: Option<TrackKind>,
         waiting: Waiting<'_>,
         look: impl Fn(&Packager) -> Option<T>,
     ) -> Answer<T> {
@@ -443,13 +445,18 @@ impl Channel {
 
     async fn hold<T>(
         &self,
-        track: TrackKind,
+        track: Option<TrackKind>,
         waiting: Waiting<'_>,
         look: impl Fn(&Packager) -> Option<T>,
     ) -> Answer<T> {
         let Some(_held) = waiting.hold() else { return Answer::Busy };
-        let [video, audio] = &self.revisions;
-        let mut changed = if track == TrackKind::Video { video } else { audio }.subscribe();
+        let [video, audio, any] = &self.revisions;
+        let changes = match track {
+            Some(TrackKind::Video) => video,
+            Some(TrackKind::Audio) => audio,
+            None => any,
+        };
+        let mut changed = changes.subscribe();
         let limit = Duration::from_secs(3 * u64::try_from(self.config.target_duration()).unwrap_or(4));
         let held = async {
             loop {

@@ -93,8 +93,8 @@ pub(crate) struct Bodies {
     /// soon as its peer allows one byte of it, and then the body is gone from here.
     handed: AtomicU64,
     written: AtomicU64,
-    /// Since when more was taken over than written.
-    held_since: Mutex<Option<Instant>>,
+    /// Since when more was taken over than written, and what was written then.
+    held_since: Mutex<Option<(Instant, u64)>>,
 }
 
 /// A body's place among those of its connection.
@@ -122,10 +122,23 @@ impl Bodies {
         let now = Instant::now();
         let written = self.written.load(Ordering::Relaxed);
         let held = self.handed.load(Ordering::Relaxed).saturating_sub(written);
-        let mut since = self.held_since.lock();
-        *since = if held == 0 { None } else { since.or(Some(now)) };
-        let needed = BODY_GRACE + Duration::from_secs(held / bytes_per_second.max(1));
-        since.is_some_and(|since| since + needed < now) || self.open.lock().values().any(|deadline| *deadline < now)
+        let open = self.open.lock();
+        let mut mark = self.held_since.lock();
+        let (since, then) = *mark.get_or_insert((now, written));
+        let needed = Duration::from_secs(held / bytes_per_second.max(1));
+        let taken = Duration::from_secs((written - then) / bytes_per_second.max(1));
+        if held == 0 {
+            *mark = None;
+        } else if taken > Duration::ZERO && taken >= now.duration_since(since) {
+            *mark = Some((now, written)); // the peer reads fast enough
+            if open.is_empty() {
+                // What is left belongs to a body that the peer gave up: HTTP/2 drops it without a word.
+                self.handed.store(written, Ordering::Relaxed);
+            }
+        } else if since + BODY_GRACE + needed < now {
+            return true;
+        }
+        open.values().any(|deadline| *deadline < now)
     }
 }
 
@@ -340,6 +353,30 @@ mod tests {
         assert!(bodies.is_overdue(1000));
         drop(body);
         assert!(!bodies.is_overdue(1000));
+    }
+
+    #[test]
+    fn who_reads_fast_enough_is_not_overdue_and_what_was_given_up_is_forgotten() {
+        let bodies = Bodies::default();
+        let back = |seconds| {
+            let mut mark = bodies.held_since.lock();
+            let (since, then) = mark.expect("something is held");
+            *mark = Some((since - Duration::from_secs(seconds), then));
+        };
+        bodies.handed.store(600_000, Ordering::Relaxed);
+        assert!(!bodies.is_overdue(1000), "it has just begun");
+        back(30);
+        bodies.wrote(200_000);
+        assert!(!bodies.is_overdue(1000), "200 seconds' worth in 30");
+        assert_eq!(bodies.handed.load(Ordering::Relaxed), 200_000, "no body is open: the rest was given up");
+
+        bodies.handed.store(260_000, Ordering::Relaxed);
+        assert!(!bodies.is_overdue(1000));
+        back(30);
+        bodies.wrote(10);
+        assert!(!bodies.is_overdue(1000), "60 kB have 20 s and a minute");
+        back(60);
+        assert!(bodies.is_overdue(1000), "ten bytes in a minute and a half");
     }
 
     #[test]

@@ -17,6 +17,9 @@ use crate::utc::days_since_1970;
 
 /// Most bytes of a playlist that are read: a day of two-second segments with long names is 8 MiB.
 pub const PLAYLIST_BYTES_MAX: usize = 16 << 20;
+/// Longest time and highest number that are believed: sums of as many as a playlist can hold stay in bounds.
+const SECONDS_MAX: i64 = 86_400;
+const NUMBER_MAX: u64 = 1 << 53;
 /// Most faults that are told of one playlist.
 const FAULTS_MAX: usize = 50;
 
@@ -113,7 +116,7 @@ fn seconds(text: &str) -> Option<i64> {
     if whole.is_empty() && fraction.is_empty() || !digits(whole) || !digits(fraction) {
         return None;
     }
-    let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().ok().filter(|whole| *whole <= SECONDS_MAX)? };
     let fraction = format!("{fraction:0<9}");
     let nanos: i64 = fraction.get(..9)?.parse().ok()?;
     whole.checked_mul(1_000_000_000)?.checked_add(nanos)
@@ -135,7 +138,7 @@ pub fn date(text: &str) -> Option<i64> {
         (time, if is_behind { -minutes } else { minutes })
     };
     let mut fields = day.split('-');
-    let year = number(fields.next()?, 1970, 2500)?;
+    let year = number(fields.next()?, 1970, 2200)?;
     let (month, day) = (number(fields.next()?, 1, 12)?, number(fields.next()?, 1, 31)?);
     let mut fields = time.split(':');
     let (hour, minute) = (number(fields.next()?, 0, 23)?, number(fields.next()?, 0, 59)?);
@@ -145,6 +148,11 @@ pub fn date(text: &str) -> Option<i64> {
     }
     let minutes = (days_since_1970(year, month, day) * 24 + hour) * 60 + minute - offset;
     minutes.checked_mul(60_000_000_000)?.checked_add(second)
+}
+
+/// A whole number that is believed.
+fn whole(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number| *number <= NUMBER_MAX)
 }
 
 fn number(text: &str, min: i64, max: i64) -> Option<i64> {

@@ -75,7 +75,8 @@ impl Default for ClientSettings {
 /// What all clients of a process share: settings, TLS, and playlists that were read already.
 pub struct Shared {
     settings: ClientSettings,
-    authorization: Option<String>,
+    /// What is shown, and the server that it is for: no other gets it.
+    authorization: Option<(Url, String)>,
     tls: TlsConnector,
     known: Mutex<HashMap<u64, Arc<Playlist>>>,
 }
@@ -93,13 +94,13 @@ impl std::fmt::Debug for Client {
 }
 
 impl Shared {
-    /// `key`: shown as a bearer token, where a stream asks for one.
+    /// `key`: a stream's play key, shown as a bearer token to the server of this address and to no other.
     ///
     /// # Errors
     /// The system's certificates cannot be read.
-    pub fn new(settings: ClientSettings, key: Option<&str>) -> Result<Arc<Self>, String> {
+    pub fn new(settings: ClientSettings, key: Option<(&Url, &str)>) -> Result<Arc<Self>, String> {
         let tls = tls::connector(settings.version, settings.is_insecure)?;
-        let authorization = key.map(|key| format!("Bearer {key}"));
+        let authorization = key.map(|(url, key)| (url.clone(), format!("Bearer {key}")));
         Ok(Arc::new(Self { settings, authorization, tls, known: Mutex::default() }))
     }
 
@@ -207,6 +208,7 @@ impl Client {
         let playlist =
             (keep && received.status == 200).then(|| self.shared.playlist(&received.body, received.is_gzip()));
         Ok(Answer {
+            url: received.url.clone(),
             status: received.status,
             timing: received.timing,
             bytes: received.bytes,
@@ -243,10 +245,10 @@ impl Client {
     }
 
     async fn exchange(&self, url: &Url, range: Option<ByteRange>, keep: bool) -> Result<Received, String> {
-        let asked = Instant::now();
         let mut timing = Timing::default();
         let pool = self.pool(url);
         let mut lease = self.lease(&pool, &mut timing).await?;
+        let asked = Instant::now();
         let is_http_2 = matches!(lease, Lease::Two(_));
         let request = self.request(url, range, is_http_2)?;
         let broken = |error: hyper::Error| match std::error::Error::source(&error) {
@@ -278,11 +280,14 @@ impl Client {
         if self.shared.settings.is_compressed {
             request = request.header(header::ACCEPT_ENCODING, "gzip");
         }
-        if let Some(authorization) = &self.shared.authorization {
+        let is_meant =
+            |server: &Url| (server.is_https, &server.host, server.port) == (url.is_https, &url.host, url.port);
+        if let Some((_, authorization)) = self.shared.authorization.as_ref().filter(|(server, _)| is_meant(server)) {
             request = request.header(header::AUTHORIZATION, authorization);
         }
         if let Some(range) = range {
-            let end = range.length.map_or(String::new(), |length| (range.start + length.max(1) - 1).to_string());
+            let end =
+                range.length.map_or(String::new(), |length| range.start.saturating_add(length.max(1) - 1).to_string());
             request = request.header(header::RANGE, format!("bytes={}-{end}", range.start));
         }
         request.body(Empty::new()).map_err(|error| error.to_string())

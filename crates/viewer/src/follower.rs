@@ -88,15 +88,17 @@ pub struct Timing {
     pub tcp: Duration,
     /// The TLS handshake, likewise.
     pub tls: Duration,
-    /// From asking to the first byte of the answer.
+    /// From sending the request, over a connection that is there, to the first byte of the answer.
     pub first_byte: Duration,
-    /// From asking to the last byte of the body.
+    /// Likewise to the last byte of the body.
     pub total: Duration,
 }
 
 /// What came.
 #[derive(Clone, Debug)]
 pub struct Answer {
+    /// Where it came from, after redirects: what relative addresses in it are relative to.
+    pub url: Url,
     /// Status code.
     pub status: u16,
     /// Steps.
@@ -168,6 +170,8 @@ enum Purpose {
 pub struct Follower {
     settings: PlayerSettings,
     url: Url,
+    /// Where the multivariant playlist came from, after redirects.
+    base: Url,
     began: Instant,
     multivariant: Option<Arc<Playlist>>,
     retry_at: Option<Instant>,
@@ -196,6 +200,7 @@ impl Follower {
     pub fn new(at: Moment, url: Url, settings: PlayerSettings) -> Self {
         let mut follower = Self {
             settings,
+            base: url.clone(),
             url,
             began: at.now,
             multivariant: None,
@@ -246,6 +251,13 @@ impl Follower {
     /// It stands still now.
     pub fn is_stalled(&self) -> bool {
         self.playback.is_stalled()
+    }
+
+    /// Watching ends here: a stall that goes on is counted as far as it went.
+    pub fn finish(&mut self, at: Moment) {
+        if let Some(lasted) = self.playback.stalled_for(at.now).filter(|_| !self.is_done) {
+            self.quality.count_stall(lasted);
+        }
     }
 
     /// Advances the player.
@@ -303,6 +315,7 @@ impl Follower {
             }
             Ok(answer) => {
                 self.quality.count_status(answer.status);
+                self.quality.refused += u64::from(!matches!(answer.status, 200..=299));
                 self.quality.bytes += answer.bytes;
                 let cache = &mut self.quality.cache;
                 cache.hits += u64::from(answer.cache_hit == Some(true));
@@ -335,7 +348,10 @@ impl Follower {
 
     fn on_multivariant(&mut self, at: Moment, outcome: Result<Answer, String>) {
         let playlist = match outcome {
-            Ok(Answer { status: 200, playlist: Some(Ok(playlist)), .. }) => playlist,
+            Ok(Answer { status: 200, playlist: Some(Ok(playlist)), url, .. }) => {
+                self.base = url;
+                playlist
+            }
             Ok(answer) => {
                 let text = match answer.playlist {
                     Some(Err(text)) => format!("{}: {text}", self.url),
@@ -353,7 +369,9 @@ impl Follower {
         self.startup.multivariant_ms = millis(at.now.saturating_duration_since(self.began));
         self.multivariant = Some(Arc::clone(&playlist));
         let Playlist::Multivariant(list) = &*playlist else {
-            self.tracks = vec![Track::new(self.url.clone(), true)];
+            let mut track = Track::new(self.url.clone(), true);
+            track.base = self.base.clone();
+            self.tracks = vec![track];
             self.on_media_playlist(at, 0, None, &playlist);
             return;
         };
@@ -366,7 +384,7 @@ impl Follower {
         };
         let mut uris = vec![&*variant.uri];
         uris.extend(list.audio_of(variant).and_then(|audio| audio.uri.as_deref()));
-        let resolved: Result<Vec<Url>, _> = uris.iter().map(|uri| self.url.resolve(uri)).collect();
+        let resolved: Result<Vec<Url>, _> = uris.iter().map(|uri| self.base.resolve(uri)).collect();
         match resolved {
             Ok(urls) => {
                 self.tracks = urls.into_iter().enumerate().map(|(index, url)| Track::new(url, index == 0)).collect();
@@ -392,7 +410,10 @@ impl Follower {
     fn on_playlist(&mut self, at: Moment, index: usize, asked: Option<(u64, u64)>, outcome: Result<Answer, String>) {
         let Some(track) = self.tracks.get_mut(index) else { return };
         let playlist = match outcome {
-            Ok(Answer { status: 200, playlist: Some(Ok(playlist)), .. }) => playlist,
+            Ok(Answer { status: 200, playlist: Some(Ok(playlist)), url, .. }) => {
+                track.base = url;
+                playlist
+            }
             Ok(answer) => {
                 track.on_no_playlist(at.now);
                 let url = track.url.clone();
@@ -440,7 +461,9 @@ impl Follower {
     fn place(&mut self, at: Moment) {
         let low_latency = self.settings.low_latency;
         // A track that changed its variant goes on where it was.
-        let goes_on = self.playback.has_begun() && self.tracks.iter().any(|track| track.position.is_some());
+        let goes_on = self.playback.has_begun()
+            && self.tracks.iter().any(|track| track.position.is_some())
+            && self.tracks.iter().any(|track| track.resume_at.is_some());
         let start = if goes_on {
             self.tracks.iter().filter_map(|track| track.resume_at).max()
         } else {
@@ -517,7 +540,7 @@ impl Follower {
         let Some(list) = self.list().filter(|list| list.variants.len() > 1 && !is_early) else { return };
         let wanted = self.choose(list);
         let Some(variant) = list.variants.get(wanted).filter(|_| wanted != self.variant) else { return };
-        let (Ok(url), bandwidth) = (self.url.resolve(&variant.uri), variant.bandwidth.unwrap_or(0)) else { return };
+        let (Ok(url), bandwidth) = (self.base.resolve(&variant.uri), variant.bandwidth.unwrap_or(0)) else { return };
         if let Some(main) = self.tracks.first_mut() {
             main.change_to(url);
         }
@@ -532,6 +555,8 @@ impl Follower {
 
     /// Moves the clock, and tells what happened.
     fn advance(&mut self, at: Moment) {
+        let is_over = self.is_over();
+        self.playback.no_more_comes(is_over);
         let edge = self.tracks.iter().filter_map(|track| track.live_edge(at.now)).min();
         loop {
             let mut buffers: Vec<_> = self.tracks.iter_mut().map(|track| &mut track.buffer).collect();
@@ -544,13 +569,7 @@ impl Follower {
                     self.quality.startup = Some(self.startup);
                     self.event(Event::Began(self.startup));
                 }
-                Change::Stalled if self.is_over() => {
-                    if !self.is_done {
-                        self.is_done = true;
-                        self.event(Event::Ended);
-                    }
-                    break;
-                }
+                Change::Stalled if is_over => {} // that was the last of it
                 Change::Stalled => {
                     self.quality.stalls += 1;
                     self.event(Event::Stalled);
@@ -568,6 +587,10 @@ impl Follower {
             }
         }
         self.quality.played = self.playback.played();
+        if is_over && self.playback.is_stalled() && !self.is_done {
+            self.is_done = true;
+            self.event(Event::Ended);
+        }
         self.measure_latency(at);
         let behind = edge.zip(self.playback.position(at.now)).map_or(0, |(edge, position)| edge - position);
         let is_lost = self.target.is_some_and(|target| behind > target + BEHIND_NANOS_MAX);

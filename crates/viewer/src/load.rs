@@ -165,7 +165,7 @@ pub async fn viewers(
     }
     let per_second = |count: u64| u64::try_from(u128::from(count) * 1000 / span.as_millis().max(1)).unwrap_or(u64::MAX);
     let rates = (per_second(requests - counted.0), per_second((bytes - counted.1) * 8));
-    sum_up(url, &viewers, rates, client_figures(used, span, &lag))
+    sum_up(url, settings.viewers, &viewers, rates, client_figures(used, span, &lag))
 }
 
 fn count(totals: &Totals) -> (u64, u64) {
@@ -188,9 +188,10 @@ fn processor_time() -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-fn sum_up(url: &Url, viewers: &[(u32, Quality)], rates: (u64, u64), client: ClientFigures) -> LoadReport {
+fn sum_up(url: &Url, meant: u32, viewers: &[(u32, Quality)], rates: (u64, u64), client: ClientFigures) -> LoadReport {
     let mut all = Quality::new(2);
     let mut startup = Samples::new(viewers.len());
+    debug_assert!(viewers.len() <= meant as usize, "each came once");
     let mut worst = Vec::new();
     for (index, quality) in viewers {
         all.merge(quality);
@@ -212,7 +213,7 @@ fn sum_up(url: &Url, viewers: &[(u32, Quality)], rates: (u64, u64), client: Clie
     };
     LoadReport {
         url: url.to_string(),
-        viewers: u32::try_from(viewers.len()).unwrap_or(u32::MAX),
+        viewers: meant,
         began: count(|quality| quality.startup.is_some()),
         viewers_with_stalls: count(|quality| quality.stalls > 0),
         startup_ms: startup.summary(),

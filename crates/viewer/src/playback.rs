@@ -94,12 +94,14 @@ pub(crate) struct Playback {
     start: Option<i64>,
     /// Distance to the live edge that is kept.
     target: Option<i64>,
+    /// The stream is over: what is there is played to its end.
+    is_over: bool,
     played: Duration,
 }
 
 impl Playback {
     pub(crate) fn new() -> Self {
-        Self { state: State::Idle, start: None, target: None, played: Duration::ZERO }
+        Self { state: State::Idle, start: None, target: None, is_over: false, played: Duration::ZERO }
     }
 
     /// It begins there, when enough is buffered; `target` is the distance to the live edge that is kept.
@@ -123,6 +125,18 @@ impl Playback {
 
     pub(crate) fn is_stalled(&self) -> bool {
         matches!(self.state, State::Stalled { .. })
+    }
+
+    pub(crate) fn no_more_comes(&mut self, is_over: bool) {
+        self.is_over = is_over;
+    }
+
+    /// How long it has stood still, if it does.
+    pub(crate) fn stalled_for(&self, now: Instant) -> Option<Duration> {
+        match self.state {
+            State::Stalled { since, .. } => Some(now.saturating_duration_since(since)),
+            State::Idle | State::Playing { .. } => None,
+        }
     }
 
     /// Time that was played.
@@ -195,6 +209,9 @@ impl Playback {
 
     /// What a player that ran dry waits for: half its distance to live. With less it would run dry with every part.
     fn resume_nanos(&self) -> i64 {
+        if self.is_over {
+            return 1;
+        }
         (self.target.unwrap_or(0) / 2).max(START_NANOS)
     }
 

@@ -146,7 +146,8 @@ impl ProbeReport {
         };
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let slope = u64::try_from(quality.latency_slope_ms_per_minute).unwrap_or(0);
-        let errors = quality.missing + quality.regressions + quality.playlist_faults + quality.failures;
+        let broken = quality.missing + quality.broken_hints + quality.regressions + quality.playlist_faults;
+        let errors = broken + quality.refused + quality.failures;
         let wait = u64::from(startup.first_picture_ms);
         let latency = u64::from(quality.latency_ms.p95);
         for (what, got, limit, unit) in [
@@ -222,12 +223,13 @@ pub(crate) fn quality_lines(quality: &QualityReport) -> String {
     );
     let _ = writeln!(
         out,
-        "  faults         {} missing, {} hints broken, {} playlists went back, {} replies early, {} playlists with faults, {} failures",
+        "  faults         {} missing, {} hints broken, {} playlists went back, {} replies early, {} playlists with faults, {} refused, {} failures",
         quality.missing,
         quality.broken_hints,
         quality.regressions,
         quality.early_replies,
         quality.playlist_faults,
+        quality.refused,
         quality.failures
     );
     let statuses: Vec<String> = quality.statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();

@@ -96,7 +96,10 @@ impl Publisher {
                         () = tokio::time::sleep_until(at) => break,
                         count = self.socket.read(&mut buffer) => {
                             let count = count.map_err(|error| error.to_string())?;
-                            let input = if count == 0 { ClientInput::Eof } else { ClientInput::Received(&buffer[..count]) };
+                            if count == 0 {
+                                return Err("the server closed the connection".into());
+                            }
+                            let input = ClientInput::Received(&buffer[..count]);
                             self.session.handle_input(Instant::now(), input).map_err(|error| error.to_string())?;
                             self.flush().await?;
                         }

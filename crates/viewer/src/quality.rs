@@ -83,7 +83,9 @@ pub struct Quality {
     pub hole_time: Duration,
     /// Went to the live edge, having fallen too far behind.
     pub jumps_to_live: u64,
-    /// Requests without an answer: refused, broken, timed out.
+    /// Answers that say no: any status but 2xx.
+    pub refused: u64,
+    /// Requests without an answer: not connected, broken, timed out.
     pub failures: u64,
     /// Requests.
     pub requests: u64,
@@ -120,6 +122,7 @@ impl Quality {
             holes: 0,
             hole_time: Duration::ZERO,
             jumps_to_live: 0,
+            refused: 0,
             failures: 0,
             requests: 0,
             bytes: 0,
@@ -167,7 +170,9 @@ impl Quality {
         self.holes += other.holes;
         self.hole_time += other.hole_time;
         self.jumps_to_live += other.jumps_to_live;
+        self.refused += other.refused;
         self.failures += other.failures;
+        self.slope.merge(&other.slope);
         self.requests += other.requests;
         self.bytes += other.bytes;
         for (status, count) in &other.statuses {
@@ -209,6 +214,7 @@ impl Quality {
             holes: self.holes,
             hole_ms: millis(self.hole_time),
             jumps_to_live: self.jumps_to_live,
+            refused: self.refused,
             failures: self.failures,
             requests: self.requests,
             bytes: self.bytes,
@@ -243,6 +249,7 @@ pub struct QualityReport {
     pub holes: u64,
     pub hole_ms: u64,
     pub jumps_to_live: u64,
+    pub refused: u64,
     pub failures: u64,
     pub requests: u64,
     pub bytes: u64,

@@ -102,6 +102,15 @@ impl Slope {
         self.xy += seconds * value;
     }
 
+    /// Takes over those of another, which began at a time of its own.
+    pub fn merge(&mut self, other: &Self) {
+        self.count += other.count;
+        self.x += other.x;
+        self.y += other.y;
+        self.xx += other.xx;
+        self.xy += other.xy;
+    }
+
     /// By how much the value grows in a minute, rounded; 0 with fewer than ten measurements.
     #[expect(clippy::cast_possible_truncation, reason = "it is rounded and held within bounds before")]
     pub fn per_minute(&self) -> i64 {

@@ -1,5 +1,6 @@
 //! Drives a follower over a client: the only place where it meets sockets and clocks.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -24,22 +25,32 @@ pub async fn watch(
     mut on_event: impl FnMut(&Follower, Option<&Event>),
 ) {
     let mut fetches = JoinSet::new();
+    let mut ids = HashMap::new();
     let mut next_tick = Instant::now() + tick;
-    while !follower.is_done() {
+    loop {
         let deadline = loop {
             match follower.poll_output() {
                 Output::Fetch(fetch) => {
                     let client = Arc::clone(client);
-                    fetches.spawn(async move { (fetch.id, client.fetch(&fetch).await) });
+                    let id = fetch.id;
+                    let task = fetches.spawn(async move { client.fetch(&fetch).await });
+                    ids.insert(task.id(), id);
                 }
                 Output::Event(event) => on_event(follower, Some(&event)),
                 Output::Wait(deadline) => break deadline,
             }
         };
+        if follower.is_done() {
+            break;
+        }
         let wake = deadline.into_iter().chain([until, next_tick]).min().unwrap_or(until);
         let input = tokio::select! {
-            Some(answered) = fetches.join_next() => {
-                let Ok((id, outcome)) = answered else { continue }; // a task that panicked asked for nothing more
+            Some(answered) = fetches.join_next_with_id() => {
+                let (task, outcome) = match answered {
+                    Ok((task, outcome)) => (task, outcome),
+                    Err(error) => (error.id(), Err(format!("the request's task ended: {error}"))),
+                };
+                let Some(id) = ids.remove(&task) else { continue };
                 Input::Answered(id, outcome)
             }
             () = tokio::time::sleep_until(wake.into()) => Input::Timeout,
@@ -54,4 +65,6 @@ pub async fn watch(
             break;
         }
     }
+    follower.finish(moment());
+    on_event(follower, None);
 }

@@ -294,7 +294,7 @@ fn audio_specific_config(esds: &Bytes) -> Option<Bytes> {
 /// # Errors
 /// A box is damaged, or there is no fragment.
 pub fn read_fragments(tracks: &[Track], file: &[u8]) -> Result<Vec<Run>, ReadError> {
-    let mut runs = Vec::new();
+    let (mut runs, mut held) = (Vec::new(), 0);
     for found in (Boxes { rest: file }) {
         let (kind, moof) = found?;
         if kind != *b"moof" {
@@ -303,7 +303,12 @@ pub fn read_fragments(tracks: &[Track], file: &[u8]) -> Result<Vec<Run>, ReadErr
         for found in (Boxes { rest: moof }) {
             let (kind, traf) = found?;
             if kind == *b"traf" {
-                runs.push(read_traf(tracks, traf)?);
+                let run = read_traf(tracks, traf)?;
+                held += run.samples.len();
+                runs.push(run);
+            }
+            if held > 4 * SAMPLES_MAX as usize {
+                return Err(ReadError::TooMany("samples"));
             }
             if runs.len() > FRAGMENTS_MAX {
                 return Err(ReadError::TooMany("fragments"));
@@ -345,7 +350,8 @@ fn read_trun(defaults: &Defaults, body: &[u8], samples: &mut Vec<Sample>) -> Res
     let mut fields = Fields::of(b"trun", body);
     let (version, flags) = fields.version_flags()?;
     let count = fields.u32()?;
-    if count > SAMPLES_MAX {
+    // Over all runs of a track: a run whose samples are all alike takes no bytes for them.
+    if count > SAMPLES_MAX || samples.len() + count as usize > SAMPLES_MAX as usize {
         return Err(ReadError::TooMany("samples"));
     }
     if flags & 1 != 0 {
@@ -427,5 +433,9 @@ mod tests {
         let trun = [&[0, 0, 0, 0][..], &[0xff; 4]].concat();
         let mut samples = Vec::new();
         assert_eq!(read_trun(&Defaults::default(), &trun, &mut samples), Err(ReadError::TooMany("samples")));
+        // Many runs whose samples take no bytes.
+        let alike = [0, 0, 0, 0, 0, 0, 0xff, 0xff];
+        assert_eq!(read_trun(&Defaults::default(), &alike, &mut samples), Ok(()));
+        assert_eq!(read_trun(&Defaults::default(), &alike, &mut samples), Err(ReadError::TooMany("samples")));
     }
 }

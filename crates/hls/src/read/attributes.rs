@@ -1,6 +1,6 @@
 //! Attribute lists. spec: rfc8216bis §4.2
 
-use super::{Faults, seconds};
+use super::{Faults, seconds, whole};
 
 /// The attributes of one line.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl<'a> Attributes<'a> {
     /// A whole number, if it is there.
     pub(super) fn number(&self, name: &str, faults: &mut Faults) -> Option<u64> {
         let text = self.get(name)?;
-        faults.expect(self.line, text.parse().ok(), &format!("{}: {name}={text} is no number", self.tag))
+        faults.expect(self.line, whole(text), &format!("{}: {name}={text} is no number", self.tag))
     }
 
     /// Decimal seconds in nanoseconds, if they are there.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::attributes::Attributes;
-use super::{Fault, Faults, date, name_of, seconds};
+use super::{Fault, Faults, date, name_of, seconds, whole};
 
 /// Bytes of a resource, from the first to before the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -302,16 +302,17 @@ impl Reader {
                     self.faults.expect(line, value.parse().ok(), "EXT-X-VERSION is no number").unwrap_or(1);
             }
             "#EXT-X-TARGETDURATION" => {
-                let seconds = self.faults.expect(line, value.parse().ok(), "EXT-X-TARGETDURATION is no whole number");
+                let seconds = whole(value).filter(|seconds| *seconds <= 86_400);
+                let seconds = self.faults.expect(line, seconds, "EXT-X-TARGETDURATION is no whole number");
                 playlist.target_duration = seconds.unwrap_or(0);
             }
             "#EXT-X-MEDIA-SEQUENCE" => {
-                let number = self.faults.expect(line, value.parse().ok(), "EXT-X-MEDIA-SEQUENCE is no number");
+                let number = self.faults.expect(line, whole(value), "EXT-X-MEDIA-SEQUENCE is no number");
                 playlist.media_sequence = number.unwrap_or(0);
                 self.next = playlist.media_sequence;
             }
             "#EXT-X-DISCONTINUITY-SEQUENCE" => {
-                let number = value.parse().ok();
+                let number = whole(value);
                 playlist.discontinuity_sequence =
                     self.faults.expect(line, number, "EXT-X-DISCONTINUITY-SEQUENCE is no number");
             }
@@ -328,7 +329,8 @@ impl Reader {
             "#EXT-X-GAP" => self.current.is_gap = true,
             "#EXT-X-BYTERANGE" => {
                 let (length, start) = value.split_once('@').map_or((value, None), |(l, s)| (l, Some(s)));
-                let range = length.parse().ok().map(|length| (start.and_then(|start| start.parse().ok()), length));
+                let start = start.map_or(Some(None), |start| whole(start).map(Some));
+                let range = start.zip(whole(length));
                 self.segment_range = self.faults.expect(line, range, "EXT-X-BYTERANGE is not LENGTH@START");
             }
             "#EXT-X-PROGRAM-DATE-TIME" => {
@@ -386,7 +388,7 @@ impl Reader {
                 let attributes = Attributes::parse(line, text, faults);
                 let range = attributes.get("BYTERANGE").and_then(|range| {
                     let (length, start) = range.split_once('@').unwrap_or((range, "0"));
-                    let range = length.parse().ok().zip(start.parse().ok());
+                    let range = whole(length).zip(whole(start));
                     let (length, start) = faults.expect(line, range, "EXT-X-MAP: BYTERANGE is not LENGTH@START")?;
                     Some(ByteRange { start, length: Some(length) })
                 });
@@ -424,9 +426,9 @@ impl Reader {
         let uri: Box<str> = attributes.required("URI", faults).unwrap_or_default().into();
         let range = attributes.get("BYTERANGE").and_then(|range| {
             let (length, start) = range.split_once('@').map_or((range, None), |(l, s)| (l, Some(s)));
-            let length: u64 = faults.expect(line, length.parse().ok(), "EXT-X-PART: BYTERANGE has no length")?;
+            let length: u64 = faults.expect(line, whole(length), "EXT-X-PART: BYTERANGE has no length")?;
             let follows = || if self.after.0 == uri { self.after.1 } else { 0 };
-            let start = start.map_or_else(|| Some(follows()), |start| start.parse().ok());
+            let start = start.map_or_else(|| Some(follows()), whole);
             let start = faults.expect(line, start, "EXT-X-PART: BYTERANGE begins nowhere")?;
             self.after = (uri.clone(), start.saturating_add(length));
             Some(ByteRange { start, length: Some(length) })

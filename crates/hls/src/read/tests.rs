@@ -154,3 +154,24 @@ fn dates_are_read_in_every_form() {
         assert_eq!(date(bad), None, "{bad}");
     }
 }
+
+#[test]
+fn numbers_that_nobody_means_are_faults_and_sums_of_them_stay_in_bounds() {
+    for line in [
+        "#EXT-X-MEDIA-SEQUENCE:18446744073709551615",
+        "#EXT-X-DISCONTINUITY-SEQUENCE:18446744073709551615",
+        "#EXT-X-TARGETDURATION:9999999999999",
+        "#EXTINF:9223372036,\nb.ts",
+        "#EXT-X-PART:DURATION=9223372036,URI=\"p\"",
+        "#EXT-X-SERVER-CONTROL:CAN-SKIP-UNTIL=9223372036",
+        "#EXT-X-SKIP:SKIPPED-SEGMENTS=18446744073709551615",
+        "#EXT-X-PROGRAM-DATE-TIME:2261-01-01T00:00:00Z",
+        "#EXT-X-BYTERANGE:10@18446744073709551615",
+    ] {
+        let playlist = media(&format!("#EXTM3U\n{line}\n#EXTINF:86400,\na.ts\n#EXTINF:86400,\nb.ts\n"));
+        assert!(!playlist.faults.is_empty(), "{line}");
+        let _ = (playlist.length(), playlist.next_position(), playlist.target_nanos());
+    }
+    let list = multivariant("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=18446744073709551615\na.m3u8\n");
+    assert!(list.variants[0].bandwidth.is_none() && !list.faults.is_empty());
+}

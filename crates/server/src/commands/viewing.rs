@@ -67,14 +67,14 @@ pub(super) struct PlayArgs {
 }
 
 impl PlayArgs {
-    pub(super) fn shared(&self) -> anyhow::Result<Arc<Shared>> {
+    pub(super) fn shared(&self, url: &Url) -> anyhow::Result<Arc<Shared>> {
         let version = match self.http {
             Http::Auto => HttpVersion::Auto,
             Http::One => HttpVersion::Http1,
             Http::Two => HttpVersion::Http2,
         };
         let settings = ClientSettings { version, is_insecure: self.insecure, timeout: TIMEOUT, is_compressed: true };
-        Shared::new(settings, self.key.as_deref()).map_err(anyhow::Error::msg)
+        Shared::new(settings, self.key.as_deref().map(|key| (url, key))).map_err(anyhow::Error::msg)
     }
 
     fn player(&self) -> PlayerSettings {
@@ -116,7 +116,7 @@ pub(super) struct ProbeArgs {
 
 /// Watches a stream; false if it did not go as well as it must.
 pub(super) async fn run_probe(args: ProbeArgs) -> anyhow::Result<bool> {
-    let shared = args.play.shared()?;
+    let shared = args.play.shared(&args.url)?;
     let live = io::stderr().is_terminal();
     let mut report = probe(&shared, &args.url, args.play.player(), args.duration, |line| {
         // Nobody may be reading.
@@ -172,7 +172,7 @@ pub(super) struct CheckArgs {
 /// Looks whether a stream keeps the rules; false if not.
 pub(super) async fn run_check(args: CheckArgs) -> anyhow::Result<bool> {
     let settings = ClientSettings { is_insecure: args.insecure, timeout: TIMEOUT, ..ClientSettings::default() };
-    let shared = Shared::new(settings, args.key.as_deref()).map_err(anyhow::Error::msg)?;
+    let shared = Shared::new(settings, args.key.as_deref().map(|key| (&args.url, key))).map_err(anyhow::Error::msg)?;
     let report = viewer::check::check(&shared, &args.url, args.duration).await;
     if args.json {
         writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
@@ -222,7 +222,7 @@ pub(super) async fn run_load(args: LoadArgs) -> anyhow::Result<bool> {
         duration: args.duration,
         player: args.play.player(),
     };
-    let shared = args.play.shared()?;
+    let shared = args.play.shared(&url)?;
     let live = io::stderr().is_terminal();
     let report = viewers(&shared, &url, settings, |came, stalls| {
         if live {

@@ -9,6 +9,8 @@ use super::Findings;
 /// EXTINF has five decimals, and a timescale may not divide a second.
 const TOLERANCE_NANOS: i64 = 1_500_000;
 
+const ROUNDING_NANOS: i64 = 500_000;
+
 /// What was learned of one rendition's media.
 #[derive(Debug, Default)]
 pub(super) struct Media {
@@ -18,6 +20,7 @@ pub(super) struct Media {
     /// EXTINF and media so far, in nanoseconds.
     listed: i64,
     lasted: i64,
+    items: i64,
 }
 
 /// A part or segment that was fetched.
@@ -97,7 +100,7 @@ impl Media {
 
     fn follow(&mut self, fetched: &Fetched<'_>, runs: &[Run], found: &mut Findings) {
         for run in runs {
-            let after = self.ends.insert(run.track, run.decode_time + run.duration());
+            let after = self.ends.insert(run.track, run.decode_time.wrapping_add(run.duration()));
             if let Some(after) = after.filter(|_| !fetched.is_discontinuity) {
                 let (start, name) = (run.decode_time, fetched.name);
                 found.expect(start == after, "AUTH-03", fetched.line, || {
@@ -105,14 +108,18 @@ impl Media {
                 });
             }
         }
-        let lasts = runs
-            .first()
-            .map_or(0, |first| runs.iter().filter(|run| run.track == first.track).map(|run| self.nanos(run)).sum());
-        self.listed += fetched.duration;
-        self.lasted += lasts;
-        let (apart, all) = ((lasts - fetched.duration).abs(), (self.lasted - self.listed).abs());
+        let lasts = runs.first().map_or(0, |first| {
+            runs.iter().filter(|run| run.track == first.track).map(|run| self.nanos(run)).fold(0, i64::saturating_add)
+        });
+        self.listed = self.listed.saturating_add(fetched.duration);
+        self.lasted = self.lasted.saturating_add(lasts);
+        self.items += 1;
+        let apart = lasts.saturating_sub(fetched.duration).saturating_abs();
+        let all = self.lasted.saturating_sub(self.listed).saturating_abs();
         let frame = self.frame(runs).max(TOLERANCE_NANOS);
-        found.expect(apart <= frame && all <= frame, "AUTH-03", fetched.line, || {
+        // Durations may be written to the millisecond: half of one for each.
+        let rounding = self.items * ROUNDING_NANOS;
+        found.expect(apart <= frame && all <= frame + rounding, "AUTH-03", fetched.line, || {
             format!(
                 "{} lasts {} ms, and the playlist says {} ms; {} ms apart so far",
                 fetched.name,

@@ -18,7 +18,7 @@ use crate::watch::moment;
 const CLOCK_APART_SECONDS: i64 = 5;
 /// Time for the network and the machine, beyond what a rule allows.
 pub(super) const SLACK: Duration = Duration::from_millis(400);
-/// An answer that took longer was held.
+/// An answer that took so much longer than a round trip was held.
 const WAITED: Duration = Duration::from_millis(30);
 /// Before a server that does not hold requests is asked again.
 const EARLY_PAUSE: Duration = Duration::from_millis(200);
@@ -34,7 +34,7 @@ pub(super) struct Rendition {
     pub(super) grown_at: Instant,
     pub(super) segment_at: Instant,
     pub(super) media: Media,
-    pub(super) map: Option<Box<str>>,
+    pub(super) map: Option<Arc<hls::read::Map>>,
     /// The next part, or segment where there are no parts.
     pub(super) next: Option<(u64, u64)>,
     /// Most bits per second of a segment.
@@ -57,7 +57,7 @@ impl Rendition {
             let (query, asked) = self.next_query();
             let wait =
                 if query.is_empty() { Duration::from_secs(before.target_duration.max(1)) / 2 } else { Duration::ZERO };
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(wait.min(until.saturating_duration_since(Instant::now()))).await;
             let received = client.get(&self.url.with_query(&query), None, true).await?;
             if received.status != 200 {
                 self.found.expect(false, "LL-12", 0, || format!("{query} gets {}", received.status));
@@ -79,7 +79,7 @@ impl Rendition {
                 self.round_trip = self.round_trip.max(received.timing.first_byte);
             }
             // Who was kept waiting saw the moment; an answer at once says nothing of when it became true.
-            let has_waited = asked.is_none() || received.timing.first_byte > WAITED;
+            let has_waited = asked.is_none() || received.timing.first_byte > self.round_trip + WAITED;
             self.compare(&before, &playlist, has_waited);
             let came_early = asked.is_some_and(|asked| playlist.next_position() <= asked);
             let (found, text) = (version(&playlist), self.text.clone());
@@ -170,13 +170,17 @@ impl Rendition {
                 self.media.forget_times();
                 continue;
             }
-            if let Some(map) = segment.map.as_ref().filter(|map| self.map.as_ref() != Some(&map.uri)) {
+            if let Some(map) = segment
+                .map
+                .as_ref()
+                .filter(|map| self.map.as_ref().is_none_or(|known| (&known.uri, known.range) != (&map.uri, map.range)))
+            {
                 let answer = self.get(client, &map.uri, map.range).await?;
                 if let Some(answer) = answer {
                     self.media.init(&answer.body, codecs, &mut self.found);
                     self.of_media(&answer, &playlist);
                 }
-                self.map = Some(map.uri.clone());
+                self.map = Some(Arc::clone(map));
             }
             let at = usize::try_from(index).unwrap_or(usize::MAX);
             if playlist.part_target.is_none() {
@@ -185,6 +189,9 @@ impl Rendition {
                 }
                 self.fetch_segment(client, &playlist, segment, true).await?;
                 self.next = Some((msn + 1, 0));
+            } else if segment.parts.get(at).is_some_and(|part| part.is_gap) {
+                self.media.forget_times();
+                self.next = Some((msn, index + 1));
             } else if at < segment.parts.len() {
                 self.fetch_part(client, &playlist, segment, at).await?;
                 self.next = Some((msn, index + 1));

@@ -108,7 +108,7 @@ impl Checker {
         followed.sort_by_key(|(index, _)| *index);
         let mut renditions: Vec<Rendition> = followed.into_iter().map(|(_, rendition)| rendition).collect();
         if let Some(list) = &variants {
-            self.peaks(url, list, &renditions);
+            self.peaks(&received.url, list, &renditions);
         }
         self.compare(&mut renditions).await;
         for rendition in &mut renditions {
@@ -185,9 +185,12 @@ impl Checker {
             let sound = list.audio_of(variant).and_then(|sound| sound.uri.as_deref());
             let (Some(picture), Some(bandwidth)) = (peak(&variant.uri), variant.bandwidth) else { continue };
             let all = picture + sound.and_then(peak).unwrap_or(0);
-            self.found.expect(all * 100 <= bandwidth * 125, "AUTH-04", variant.line, || {
-                format!("{} kbit/s were measured, and BANDWIDTH says {}", all / 1000, bandwidth / 1000)
-            });
+            self.found.expect(
+                all.saturating_mul(100) <= bandwidth.saturating_mul(125),
+                "AUTH-04",
+                variant.line,
+                || format!("{} kbit/s were measured, and BANDWIDTH says {}", all / 1000, bandwidth / 1000),
+            );
         }
     }
 

@@ -20,6 +20,8 @@ struct Server {
     outage: Option<(i64, i64)>,
     has_dates: bool,
     low_latency: bool,
+    /// The stream is over from this moment on.
+    ends_at: Option<i64>,
     /// Answers with 404.
     broken: fn(&str) -> bool,
     asked: Vec<String>,
@@ -28,7 +30,15 @@ struct Server {
 impl Server {
     fn new() -> Self {
         let round_trip = Duration::from_millis(20);
-        Self { round_trip, outage: None, has_dates: true, low_latency: true, broken: |_| false, asked: Vec::new() }
+        Self {
+            round_trip,
+            outage: None,
+            has_dates: true,
+            low_latency: true,
+            ends_at: None,
+            broken: |_| false,
+            asked: Vec::new(),
+        }
     }
 
     /// Parts that are complete at `now`, nanoseconds after the start of the stream 60 s before the world began.
@@ -80,7 +90,9 @@ impl Server {
                 let _ = writeln!(out, "#EXTINF:2.0,\n{prefix}{msn}");
             }
         }
-        if self.low_latency {
+        if self.ends_at.is_some_and(|end| now >= end) {
+            out += "#EXT-X-ENDLIST\n";
+        } else if self.low_latency {
             let _ = writeln!(out, "#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"{prefix}{open}.{}\"", parts % PARTS);
         }
         out
@@ -154,7 +166,7 @@ impl World {
     /// Lets time pass until `until` seconds.
     fn run(&mut self, until: i64) {
         let until = until * SECOND;
-        while self.now < until && !self.follower.is_done() {
+        while self.now < until {
             let deadline = loop {
                 match self.follower.poll_output() {
                     Output::Fetch(fetch) => self.send(&fetch),
@@ -162,6 +174,9 @@ impl World {
                     Output::Wait(deadline) => break deadline,
                 }
             };
+            if self.follower.is_done() {
+                return;
+            }
             let deadline =
                 deadline.map_or(until, |at| nanos(at.saturating_duration_since(self.began)).max(self.now + 1));
             self.coming.sort_by_key(|(at, ..)| *at);
@@ -190,7 +205,8 @@ impl World {
             total: duration(first_byte + body - self.now),
             ..Timing::default()
         };
-        let answer = Answer { status, timing, bytes, playlist, cache_hit: None, age_seconds: None };
+        let answer =
+            Answer { url: fetch.url.clone(), status, timing, bytes, playlist, cache_hit: None, age_seconds: None };
         self.coming.push((first_byte + body, fetch.id, answer));
     }
 
@@ -298,4 +314,25 @@ fn a_stream_that_is_not_there_is_asked_for_again() {
     world.server.broken = |_| false;
     world.run(10);
     assert!(world.follower.quality().startup.is_some());
+}
+
+#[test]
+fn a_stream_that_ends_is_played_to_its_end_also_after_it_ran_dry() {
+    let server = Server { outage: Some((20 * SECOND, 600 * SECOND)), ends_at: Some(26 * SECOND), ..Server::new() };
+    let mut world = World::new(Server { low_latency: false, ..server }, PlayerSettings::default());
+    world.run(60);
+    assert!(world.follower.is_done(), "{:?}", world.events);
+    assert_eq!(world.count(|event| *event == Event::Ended), 1);
+}
+
+#[test]
+fn a_stall_that_goes_on_is_counted_when_watching_ends() {
+    let server = Server { outage: Some((20 * SECOND, 600 * SECOND)), ..Server::new() };
+    let mut world = World::new(server, PlayerSettings::default());
+    world.run(40);
+    world.follower.finish(world.moment());
+    let quality = world.follower.quality();
+    assert_eq!(quality.stalls, 1);
+    assert!((17_000..19_500).contains(&quality.stalled.as_millis()), "{:?}", quality.stalled);
+    assert!(quality.stall_per_mille() > 400);
 }

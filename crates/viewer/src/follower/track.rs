@@ -67,6 +67,8 @@ type Request = (Url, Option<ByteRange>, Option<Item>);
 #[derive(Debug)]
 pub(super) struct Track {
     pub(super) url: Url,
+    /// Where its playlist came from, after redirects.
+    pub(super) base: Url,
     is_main: bool,
     /// Always a media playlist.
     playlist: Option<Arc<Playlist>>,
@@ -97,6 +99,7 @@ pub(super) struct Track {
 impl Track {
     pub(super) fn new(url: Url, is_main: bool) -> Self {
         Self {
+            base: url.clone(),
             url,
             is_main,
             playlist: None,
@@ -330,6 +333,7 @@ impl Track {
         self.resume_at = Some(self.end);
         self.position = None;
         self.unlisted = None;
+        self.map = None;
         (self.reload_at, self.media_at, self.failures, self.refused_hint) = (None, None, 0, None);
     }
 
@@ -383,14 +387,14 @@ impl Track {
             map.filter(|map| self.map.as_ref().is_none_or(|known| (&known.uri, known.range) != (&map.uri, map.range)))
         {
             let request =
-                self.url.resolve(&map.uri).map(|url| (url, map.range, None)).map_err(|error| error.to_string());
+                self.base.resolve(&map.uri).map(|url| (url, map.range, None)).map_err(|error| error.to_string());
             if request.is_err() {
                 self.map = Some(Arc::clone(&map)); // not asked for again
             }
             self.map_asked = Some(map);
             return Some(request);
         }
-        let request = self.url.resolve(&uri).map_err(|error| error.to_string());
+        let request = self.base.resolve(&uri).map_err(|error| error.to_string());
         if request.is_err() {
             self.pass(&item);
         }
