@@ -169,7 +169,7 @@ fn needed_version(playlist: &MediaPlaylist, found: &mut Findings) {
     } else {
         1
     };
-    // Whole numbers happen by chance, and later versions of it do no harm below 6.
+    // Up to 7 every player reads it, and durations that need no more than 1 may be whole by chance.
     let highest = needed.max(7);
     found.expect((needed..=highest).contains(&playlist.version), "LL-23", 0, || {
         format!("EXT-X-VERSION is {}, and {needed} is needed", playlist.version)
@@ -279,8 +279,7 @@ pub fn multivariant(list: &MultivariantPlaylist) -> Findings {
     found
 }
 
-/// Rules between the renditions of a stream; `urls` are where they were found, in the same order. The playlists are of about
-/// the same moment.
+/// Rules between the renditions of a stream, whose playlists are of about the same moment.
 pub fn across(playlists: &[&MediaPlaylist]) -> Findings {
     let mut found = Findings::default();
     let [first, others @ ..] = playlists else { return found };
