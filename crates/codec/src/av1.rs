@@ -1,7 +1,9 @@
 //! AV1: `av1C` records, sequence headers, the OBUs of a temporal unit.
 
+use std::fmt::Write as _;
+
 use bytes::{BufMut, Bytes, BytesMut};
-use media::{Payload, VideoCodec, VideoConfig};
+use media::{Colour, DynamicRange, Payload, VideoCodec, VideoConfig};
 
 use crate::Error;
 use crate::bits::BitReader;
@@ -72,6 +74,7 @@ struct ColorConfig {
     subsampling_x: bool,
     subsampling_y: bool,
     chroma_position: u32,
+    description: Option<Colour>,
 }
 
 /// spec: AV1 §5.5.1
@@ -147,16 +150,22 @@ fn color_config(bits: &mut BitReader<'_>, profile: u32) -> Result<ColorConfig, E
         (false, _) => 8,
     };
     let monochrome = profile != 1 && bits.bit()?;
-    let description = if bits.bit()? { Some((bits.bits(8)?, bits.bits(8)?, bits.bits(8)?)) } else { None };
-    let mut color = ColorConfig { bit_depth, monochrome, subsampling_x: true, subsampling_y: true, chroma_position: 0 };
-    if monochrome {
+    let code_points = if bits.bit()? { Some([bits.byte()?, bits.byte()?, bits.byte()?]) } else { None };
+    let is_srgb = !monochrome && code_points == Some([1, 13, 0]);
+    let is_full_range = is_srgb || bits.bit()?;
+    let description =
+        code_points.map(|[primaries, transfer, matrix]| Colour { primaries, transfer, matrix, is_full_range });
+    let mut color = ColorConfig {
+        bit_depth,
+        monochrome,
+        subsampling_x: !is_srgb,
+        subsampling_y: !is_srgb,
+        chroma_position: 0,
+        description,
+    };
+    if monochrome || is_srgb {
         return Ok(color);
     }
-    if description == Some((1, 13, 0)) {
-        (color.subsampling_x, color.subsampling_y) = (false, false); // sRGB
-        return Ok(color);
-    }
-    bits.skip(1)?; // color_range
     (color.subsampling_x, color.subsampling_y) = match profile {
         0 => (true, true),
         1 => (false, false),
@@ -192,13 +201,23 @@ fn config(obu: &Obu) -> Result<VideoConfig, Error> {
     record.put_u8(0);
     record.put_slice(&obu.whole);
     let tier = if header.high_tier { 'H' } else { 'M' };
+    let mut codec_string = format!("av01.{}.{:02}{tier}.{:02}", header.profile, header.level, color.bit_depth);
+    // spec: AV1-ISOBMFF §5: what is left out means BT.709
+    if let Some(colour) = color.description.filter(|colour| colour.dynamic_range() != DynamicRange::Sdr) {
+        let Colour { primaries, transfer, matrix, is_full_range } = colour;
+        let (monochrome, x, y) = (color.monochrome, color.subsampling_x, color.subsampling_y);
+        let chroma = format!("{}{}{}", u8::from(x), u8::from(y), if x && y { color.chroma_position } else { 0 });
+        let (monochrome, full) = (u8::from(monochrome), u8::from(is_full_range));
+        let _ = write!(codec_string, ".{monochrome}.{chroma}.{primaries:02}.{transfer:02}.{matrix:02}.{full}");
+    }
     Ok(VideoConfig {
         codec: VideoCodec::Av1,
         record: record.freeze(),
         width: header.width,
         height: header.height,
         frame_rate: None,
-        codec_string: format!("av01.{}.{:02}{tier}.{:02}", header.profile, header.level, color.bit_depth),
+        codec_string,
+        colour: color.description,
         reorder_frames: Some(0), // a temporal unit shows one frame: PTS equals DTS
     })
 }

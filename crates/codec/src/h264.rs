@@ -1,9 +1,9 @@
 //! H.264: `avcC` records, parameter sets, the random access points of an access unit.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use h264_reader::nal::sps::SeqParameterSet;
+use h264_reader::nal::sps::{SeqParameterSet, VideoSignalType};
 use h264_reader::rbsp::{BitReader, decode_nal};
-use media::{FrameRate, VideoCodec, VideoConfig};
+use media::{Colour, FrameRate, VideoCodec, VideoConfig};
 
 use crate::nal::LengthSize;
 use crate::{Error, SIZE_MAX};
@@ -127,6 +127,18 @@ pub(crate) fn config(sets: &ParameterSets) -> Result<VideoConfig, Error> {
         frame_rate,
         codec_string: format!("avc1.{profile:02x}{constraints:02x}{level:02x}"),
         reorder_frames,
+        colour: vui.and_then(|vui| colour(vui.video_signal_type.as_ref()?)),
+    })
+}
+
+/// spec: H.264 §E.2.1
+fn colour(signal: &VideoSignalType) -> Option<Colour> {
+    let description = signal.colour_description.as_ref()?;
+    Some(Colour {
+        primaries: description.colour_primaries,
+        transfer: description.transfer_characteristics,
+        matrix: description.matrix_coefficients,
+        is_full_range: signal.video_full_range_flag,
     })
 }
 

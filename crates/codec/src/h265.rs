@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use media::{VideoCodec, VideoConfig};
+use media::{Colour, VideoCodec, VideoConfig};
 
 use crate::bits::BitReader;
 use crate::nal::{LengthSize, rbsp};
@@ -101,6 +101,8 @@ struct Sps {
     bit_depth_luma_minus8: u32,
     bit_depth_chroma_minus8: u32,
     reorder_pictures: u32,
+    /// From the VUI, where it has them and could be read.
+    colour: Option<Colour>,
 }
 
 /// spec: H.265 §7.3.2.2.1
@@ -144,7 +146,7 @@ fn parse_sps(nal: &[u8]) -> Result<Sps, Error> {
     {
         return Err(INVALID);
     }
-    bits.ue()?; // log2_max_pic_order_cnt_lsb_minus4
+    let order_count_bits = bits.ue()?.min(12) + 4;
     let all_layers = bits.bit()?;
     let mut reorder_pictures = 0;
     for _ in 0..=(if all_layers { max_sub_layers_minus1 } else { 0 }) {
@@ -152,6 +154,7 @@ fn parse_sps(nal: &[u8]) -> Result<Sps, Error> {
         reorder_pictures = bits.ue()?;
         bits.ue()?;
     }
+    let colour = vui_colour(&mut bits, chroma_format, order_count_bits).unwrap_or_default();
     Ok(Sps {
         profile_tier_level,
         max_sub_layers: max_sub_layers_minus1 + 1,
@@ -162,7 +165,96 @@ fn parse_sps(nal: &[u8]) -> Result<Sps, Error> {
         bit_depth_luma_minus8,
         bit_depth_chroma_minus8,
         reorder_pictures,
+        colour,
     })
+}
+
+/// Reads on from the coding block sizes to the colour description of the VUI; what cannot be read is left out, since a
+/// picture plays without it. spec: H.265 §7.3.2.2.1, §E.2.1
+fn vui_colour(bits: &mut BitReader<'_>, chroma_format: u32, order_count_bits: u32) -> Result<Option<Colour>, Error> {
+    for _ in 0..6 {
+        bits.ue()?; // sizes of coding and transform blocks, depths of the transform hierarchy
+    }
+    if bits.bit()? && bits.bit()? {
+        skip_scaling_lists(bits, chroma_format)?;
+    }
+    bits.skip(2)?; // asymmetric partitions, sample adaptive offset
+    if bits.bit()? {
+        bits.skip(8)?; // PCM depths
+        bits.ue()?;
+        bits.ue()?;
+        bits.skip(1)?;
+    }
+    skip_short_term_sets(bits)?;
+    if bits.bit()? {
+        for _ in 0..bits.ue()?.min(32) {
+            bits.skip(order_count_bits + 1)?; // a long-term picture, whether it is used
+        }
+    }
+    bits.skip(2)?; // temporal motion vectors, strong intra smoothing
+    if !bits.bit()? {
+        return Ok(None);
+    }
+    if bits.bit()? && bits.byte()? == 255 {
+        bits.skip(32)?; // sample aspect ratio
+    }
+    if bits.bit()? {
+        bits.skip(1)?; // overscan
+    }
+    if !bits.bit()? {
+        return Ok(None);
+    }
+    bits.skip(3)?; // video_format
+    let is_full_range = bits.bit()?;
+    if !bits.bit()? {
+        return Ok(None);
+    }
+    Ok(Some(Colour { primaries: bits.byte()?, transfer: bits.byte()?, matrix: bits.byte()?, is_full_range }))
+}
+
+/// spec: H.265 §7.3.4
+fn skip_scaling_lists(bits: &mut BitReader<'_>, chroma_format: u32) -> Result<(), Error> {
+    for size in 0..4u32 {
+        let matrices = if size == 3 && chroma_format != 3 { 2 } else { 6 };
+        for _ in 0..matrices {
+            if !bits.bit()? {
+                bits.ue()?; // as a list before
+                continue;
+            }
+            let coefficients = (1u32 << (4 + 2 * size)).min(64) + u32::from(size > 1);
+            for _ in 0..coefficients {
+                bits.ue()?; // se(v) has the length of ue(v)
+            }
+        }
+    }
+    Ok(())
+}
+
+/// spec: H.265 §7.3.7
+fn skip_short_term_sets(bits: &mut BitReader<'_>) -> Result<(), Error> {
+    let mut pictures_before = 0u32;
+    for index in 0..bits.ue()?.min(64) {
+        if index > 0 && bits.bit()? {
+            bits.skip(1)?;
+            bits.ue()?;
+            let mut pictures = 0;
+            for _ in 0..=pictures_before {
+                // used_by_curr_pic_flag; where it is 0, use_delta_flag tells whether the picture stays
+                pictures += u32::from(bits.bit()? || bits.bit()?);
+            }
+            pictures_before = pictures;
+        } else {
+            pictures_before = bits.ue()?.saturating_add(bits.ue()?);
+            if pictures_before > 16 {
+                return Err(Error::Invalid("H.265 reference picture set"));
+            }
+            for _ in 0..pictures_before {
+                bits.ue()?;
+                bits.skip(1)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The twelve bytes that `hvcC` repeats, skipping what sub-layers add. spec: H.265 §7.3.3
@@ -193,6 +285,7 @@ pub(crate) fn config(sets: &ParameterSets) -> Result<VideoConfig, Error> {
         frame_rate: None,
         codec_string: codec_string(sps.profile_tier_level),
         reorder_frames: Some(sps.reorder_pictures),
+        colour: sps.colour,
     })
 }
 

@@ -1,7 +1,7 @@
 //! A video track as it comes from a peer: configuration records and raw units in, canonical units out.
 
 use bytes::Bytes;
-use media::{Payload, VideoCodec, VideoConfig};
+use media::{Colour, Payload, VideoCodec, VideoConfig};
 
 use crate::nal::{self, LengthSize};
 use crate::{Error, av1, h264, h265, vp9};
@@ -19,7 +19,7 @@ enum State {
     Avc { size: LengthSize, sets: h264::ParameterSets },
     Hevc { size: LengthSize, sets: h265::ParameterSets },
     Av1,
-    Vp9,
+    Vp9 { colour: Option<Colour> },
 }
 
 /// An access unit in canonical form.
@@ -51,10 +51,7 @@ impl VideoStream {
                 (State::Hevc { size, sets }, Some(config))
             }
             VideoCodec::Av1 => (State::Av1, av1::parse_record(record)?),
-            VideoCodec::Vp9 => {
-                vp9::check_record(record)?;
-                (State::Vp9, None)
-            }
+            VideoCodec::Vp9 => (State::Vp9 { colour: vp9::parse_record(record)? }, None),
         };
         Ok(Self { state, config })
     }
@@ -73,9 +70,9 @@ impl VideoStream {
             State::Avc { size, sets } => avc_unit(unit, *size, sets, is_key)?,
             State::Hevc { size, sets } => hevc_unit(unit, *size, sets)?,
             State::Av1 => av1::parse_unit(unit)?,
-            State::Vp9 => {
+            State::Vp9 { colour } => {
                 let header = vp9::parse_frame(unit)?;
-                (unit.clone().into(), header.is_key, vp9::config(header))
+                (unit.clone().into(), header.is_key, vp9::config(header, *colour))
             }
         };
         let new_config = found.filter(|config| self.config.as_ref() != Some(config));

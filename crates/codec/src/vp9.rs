@@ -1,10 +1,12 @@
 //! VP9: `vpcC` records and key frames.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use media::{VideoCodec, VideoConfig};
+use media::{Colour, VideoCodec, VideoConfig};
 
 use crate::Error;
 use crate::bits::BitReader;
+
+const UNSPECIFIED: Colour = Colour { primaries: 2, transfer: 2, matrix: 2, is_full_range: false };
 
 /// What an uncompressed header tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +63,7 @@ pub(crate) fn parse_frame(frame: &[u8]) -> Result<FrameHeader, Error> {
 }
 
 /// The configuration a key frame gives; `None` for others.
-pub(crate) fn config(header: FrameHeader) -> Option<VideoConfig> {
+pub(crate) fn config(header: FrameHeader, colour: Option<Colour>) -> Option<VideoConfig> {
     let (width, height) = header.size?;
     let level = level(width, height);
     let mut record = BytesMut::new();
@@ -69,7 +71,8 @@ pub(crate) fn config(header: FrameHeader) -> Option<VideoConfig> {
     record.put_u8(header.profile);
     record.put_u8(level);
     record.put_u8(header.bit_depth << 4 | header.subsampling << 1 | u8::from(header.full_range));
-    record.put_slice(&[2, 2, 2, 0, 0]); // colour unspecified, no initialization data
+    let Colour { primaries, transfer, matrix, .. } = colour.unwrap_or(UNSPECIFIED);
+    record.put_slice(&[primaries, transfer, matrix, 0, 0]); // no initialization data
     Some(VideoConfig {
         codec: VideoCodec::Vp9,
         record: record.freeze(),
@@ -78,6 +81,7 @@ pub(crate) fn config(header: FrameHeader) -> Option<VideoConfig> {
         frame_rate: None,
         codec_string: format!("vp09.{:02}.{level:02}.{:02}", header.profile, header.bit_depth),
         reorder_frames: Some(0),
+        colour: colour.map(|colour| Colour { is_full_range: header.full_range, ..colour }),
     })
 }
 
@@ -92,9 +96,14 @@ fn level(width: u32, height: u32) -> u8 {
     }
 }
 
-/// Reads a `VPCodecConfigurationRecord` only to refuse what is not one: size and depth come with the first key frame.
-pub(crate) fn check_record(record: &Bytes) -> Result<(), Error> {
-    if record.len() < 8 { Err(Error::Truncated("vpcC record")) } else { Ok(()) }
+/// Reads a `VPCodecConfigurationRecord` for its colour, which no frame tells: size and depth come with the first key
+/// frame. Without primaries, transfer and matrix there is no colour.
+pub(crate) fn parse_record(record: &Bytes) -> Result<Option<Colour>, Error> {
+    let &[_, _, _, _, _, _, depth, primaries, transfer, matrix, ..] = record.as_ref() else {
+        return if record.len() < 8 { Err(Error::Truncated("vpcC record")) } else { Ok(None) };
+    };
+    let colour = Colour { primaries, transfer, matrix, is_full_range: depth & 1 == 1 };
+    Ok(Some(colour).filter(|_| (primaries, transfer, matrix) != (2, 2, 2)))
 }
 
 #[cfg(test)]
@@ -107,7 +116,7 @@ mod tests {
         let frame = [0b1000_0010, 0x49, 0x83, 0x42, 0b0100_0000, 0b0010_0111, 0b1111_0000, 0b0001_0110, 0b0111_0000];
         let header = parse_frame(&frame).expect("valid");
         assert!(header.is_key);
-        let config = config(header).expect("key frame");
+        let config = config(header, None).expect("key frame");
         assert_eq!((config.width, config.height), (640, 360));
         assert_eq!(config.codec_string, "vp09.00.31.08");
     }

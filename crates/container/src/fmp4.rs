@@ -3,7 +3,7 @@
 pub mod read;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use media::{AudioCodec, AudioConfig, CodecConfig, VideoCodec, VideoConfig};
+use media::{AudioCodec, AudioConfig, CodecConfig, Colour, VideoCodec, VideoConfig};
 
 /// One sample of a movie fragment: ISO/IEC 14496-12 §8.8.8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,7 +198,19 @@ fn write_video_entry(out: &mut BytesMut, video: &VideoConfig) {
         out.put_u16(0x18);
         out.put_u16(0xffff);
         write_box(out, record, |out| out.put_slice(&video.record));
+        if let Some(colour) = video.colour {
+            write_box(out, b"colr", |out| put_colour(out, colour));
+        }
     });
+}
+
+/// spec: ISO/IEC 14496-12 §12.1.5
+fn put_colour(out: &mut BytesMut, colour: Colour) {
+    out.put_slice(b"nclx");
+    for code_point in [colour.primaries, colour.transfer, colour.matrix] {
+        out.put_u16(u16::from(code_point));
+    }
+    out.put_u8(u8::from(colour.is_full_range) << 7);
 }
 
 /// spec: ISO/IEC 14496-12 §12.2.3

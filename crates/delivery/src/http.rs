@@ -215,8 +215,11 @@ impl Delivery {
         };
         let class = if track.is_some() { HttpClass::playlist } else { HttpClass::media };
         let channel = channel.filter(|channel| track.is_none() || !channel.is_withdrawn()); // LL-22
-        let Some(channel) = channel else { return (class, not_found().into_response(headers, false)) };
         let target = self.inner.config.packager.target_duration();
+        let Some(channel) = channel else {
+            let reply = if track.is_some() { no_playlist(request, target) } else { not_found() };
+            return (class, reply.into_response(headers, false));
+        };
         let reply = if let Some(track) = track {
             match parse_directives(request.uri().query().unwrap_or_default()) {
                 Err(text) => Reply::error(StatusCode::BAD_REQUEST, Caching::Seconds(4 * target), text),
@@ -229,7 +232,7 @@ impl Delivery {
                         Answer::Refused(text) => {
                             Reply::error(StatusCode::BAD_REQUEST, Caching::Seconds(4 * target), text)
                         }
-                        Answer::NotFound => not_found(),
+                        Answer::NotFound => no_playlist(request, target),
                         Answer::TimedOut => unavailable("nothing new for three target durations"), // LL-15
                         Answer::Busy => unavailable(TOO_MANY_WAIT),
                         Answer::Stopping => unavailable(RESTARTING),
@@ -279,6 +282,12 @@ fn refused(refusal: PlayRefusal) -> Reply {
 
 fn not_found() -> Reply {
     Reply::error(StatusCode::NOT_FOUND, Caching::Seconds(1), "not found")
+}
+
+/// Longer with directives, which only those ask who have read the playlist before. CACHE-01, table B.3
+fn no_playlist(request: &Request<Incoming>, target_seconds: i64) -> Reply {
+    let blocks = request.uri().query().is_some_and(|query| query.contains("_HLS_msn="));
+    Reply { caching: Caching::Seconds(if blocks { 4 * target_seconds } else { target_seconds }), ..not_found() }
 }
 
 fn unavailable(text: &str) -> Reply {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use media::{CodecConfig, TrackKind};
+use media::{CodecConfig, Colour, DynamicRange, TrackKind};
 
 use crate::packager::Packager;
 use crate::playlist::MediaPlaylist;
@@ -61,6 +61,11 @@ pub(crate) fn render(packager: &Packager, directory: &str) -> Option<String> {
         let _ = write!(out, ",RESOLUTION={}x{}", config.width, config.height);
         if let Some(rate) = packager.frame_rate() {
             let _ = write!(out, ",FRAME-RATE={rate}");
+        }
+        match config.colour.map(Colour::dynamic_range).unwrap_or_default() {
+            DynamicRange::Sdr => {}
+            DynamicRange::Hlg => out.push_str(",VIDEO-RANGE=HLG"),
+            DynamicRange::Pq => out.push_str(",VIDEO-RANGE=PQ"),
         }
         if audio.is_some() {
             out.push_str(",AUDIO=\"audio\"");

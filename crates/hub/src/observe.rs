@@ -209,6 +209,7 @@ mod tests {
             frame_rate: None,
             codec_string: String::new(),
             reorder_frames: None,
+            colour: None,
         };
         lint(&[CodecConfig::Video(video)], observed).iter().map(|advice| advice.code).collect()
     }

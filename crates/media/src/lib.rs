@@ -21,5 +21,5 @@ mod unit;
 pub use access::{AuthorizePlay, InvalidPlayback, PlayRefusal, Playback};
 pub use name::{InvalidName, StreamKey, StreamName};
 pub use time::{CompositionOffset, Dts, FrameRate, Pts, Timescale};
-pub use track::{AudioCodec, AudioConfig, CodecConfig, TrackKind, VideoCodec, VideoConfig};
+pub use track::{AudioCodec, AudioConfig, CodecConfig, Colour, DynamicRange, TrackKind, VideoCodec, VideoConfig};
 pub use unit::{AccessUnit, Payload};

@@ -119,6 +119,44 @@ pub struct VideoConfig {
     pub codec_string: String,
     /// Frames the decoder may have to hold back (B-frames), where the bitstream says.
     pub reorder_frames: Option<u32>,
+    /// How sample values become light, where the bitstream says.
+    pub colour: Option<Colour>,
+}
+
+/// Colour description in the code points of ITU-T H.273, which all codecs share; 2 is "unspecified".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Colour {
+    /// Colour primaries. spec: H.273 §8.1
+    pub primaries: u8,
+    /// Transfer characteristics. spec: H.273 §8.2
+    pub transfer: u8,
+    /// Matrix coefficients. spec: H.273 §8.3
+    pub matrix: u8,
+    /// Samples use all values, not the narrow range of television.
+    pub is_full_range: bool,
+}
+
+impl Colour {
+    /// Dynamic range as players choose by it.
+    pub fn dynamic_range(self) -> DynamicRange {
+        match self.transfer {
+            16 => DynamicRange::Pq,
+            18 => DynamicRange::Hlg,
+            _ => DynamicRange::Sdr,
+        }
+    }
+}
+
+/// Dynamic range of a picture, in the terms of `VIDEO-RANGE`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DynamicRange {
+    /// Standard.
+    #[default]
+    Sdr,
+    /// Hybrid log-gamma, ITU-R BT.2100.
+    Hlg,
+    /// Perceptual quantizer, ITU-R BT.2100 (HDR10).
+    Pq,
 }
 
 /// Configuration of an audio track.

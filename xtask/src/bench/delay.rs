@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
 
-use super::nginx::nginx;
+use super::nginx::{nginx, nginx_by};
 use super::{Ours, Running, SETTLE, tool};
 
 /// The source carries a clock in its picture; its GOP is one second.
@@ -70,18 +70,27 @@ pub(super) fn impaired_line(folder: &Path) -> anyhow::Result<()> {
     }
     let measured = over_the_line(folder);
     netlag(&["down", "bench"])?;
-    println!("over 100 ms + 30 ms of jitter, default profile: {}", measured?);
-    Ok(())
+    measured
 }
 
-fn over_the_line(folder: &Path) -> anyhow::Result<String> {
+fn over_the_line(folder: &Path) -> anyhow::Result<()> {
+    println!("over 100 ms + 30 ms of jitter:");
     let inside = |host: &str, program: &Path| {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", host]).arg(program);
         command
     };
+    let measure = |publish_url: &str, http: &str| {
+        let _source = source(inside("bench-a", Path::new("bash")), publish_url)?;
+        sleep(SETTLE * 2);
+        watch(inside("bench-b", Path::new("node")), http, &["--seconds", "120"])
+    };
     let ours = Ours::start_by(inside("bench-a", &super::program("throughline")), folder, "default", "10.209.0.1")?;
-    let _source = source(inside("bench-a", Path::new("bash")), &ours.publish_url("clock")?)?;
-    sleep(SETTLE);
-    watch(inside("bench-b", Path::new("node")), &ours.http, &["--seconds", "120"])
+    println!("  default  {}", measure(&ours.publish_url("clock")?, &ours.http)?);
+    drop(ours);
+    if let Some(peer) = nginx_by(inside("bench-a", Path::new("nginx")), folder, 1, "10.209.0.1")? {
+        let seen = measure(&peer.publish_url("clock"), &peer.http())?;
+        println!("  nginx-rtmp, segments of 1 s, Chromium's own player: {seen}");
+    }
+    Ok(())
 }

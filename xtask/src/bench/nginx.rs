@@ -18,6 +18,7 @@ pub(super) struct Nginx {
     rtmp: u16,
     http: u16,
     https: u16,
+    host: String,
     /// What it serves.
     pub(super) root: PathBuf,
 }
@@ -27,14 +28,19 @@ impl Nginx {
         format!("rtmp://127.0.0.1:{}/live/{stream}", self.rtmp)
     }
 
+    /// Host and port of its RTMP.
+    pub(super) fn rtmp(&self) -> String {
+        format!("127.0.0.1:{}", self.rtmp)
+    }
+
     /// Host and port.
     pub(super) fn http(&self) -> String {
-        format!("127.0.0.1:{}", self.http)
+        format!("{}:{}", self.host, self.http)
     }
 
     /// Host and port, with TLS.
     pub(super) fn https(&self) -> String {
-        format!("127.0.0.1:{}", self.https)
+        format!("{}:{}", self.host, self.https)
     }
 }
 
@@ -61,8 +67,19 @@ fn certificate(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts it with segments of `fragment_seconds`; `None` where it is not installed. One worker, no log of requests.
+/// Starts it on the loopback interface with segments of `fragment_seconds`; `None` where it is not installed. One worker,
+/// no log of requests.
 pub(super) fn nginx(folder: &Path, fragment_seconds: u32) -> anyhow::Result<Option<Nginx>> {
+    nginx_by(Command::new("nginx"), folder, fragment_seconds, "127.0.0.1")
+}
+
+/// `command` runs the program, perhaps elsewhere; HTTP is served at `host`.
+pub(super) fn nginx_by(
+    mut command: Command,
+    folder: &Path,
+    fragment_seconds: u32,
+    host: &str,
+) -> anyhow::Result<Option<Nginx>> {
     if !Path::new(MODULE).exists() {
         return Ok(None);
     }
@@ -84,13 +101,12 @@ pub(super) fn nginx(folder: &Path, fragment_seconds: u32) -> anyhow::Result<Opti
          hls_fragment {fragment_seconds}s; hls_playlist_length 32s; }} }} }}\n\
          http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 100000000; \
          types {{ application/vnd.apple.mpegurl m3u8; video/mp2t ts; text/html html; }} \
-         server {{ listen 127.0.0.1:{http} backlog=16384; listen 127.0.0.1:{https} ssl http2 backlog=16384; root {base}; \
+         server {{ listen {host}:{http} backlog=16384; listen {host}:{https} ssl http2 backlog=16384; root {base}; \
          ssl_certificate {base}/cert.pem; ssl_certificate_key {base}/key.pem; ssl_protocols TLSv1.3; http2_max_requests 100000000; \
          location /watch/ {{ rewrite ^ /watch.html last; }} }} }}\n"
     );
     fs::write(&config, text)?;
-    let mut command = Command::new("nginx");
     let server = command.arg("-c").arg(config_path).stderr(Stdio::null()).spawn().context("nginx")?;
     sleep(Duration::from_secs(1));
-    Ok(Some(Nginx { server: Running(server), rtmp, http, https, root }))
+    Ok(Some(Nginx { server: Running(server), rtmp, http, https, host: host.to_owned(), root }))
 }

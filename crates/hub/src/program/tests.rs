@@ -20,6 +20,7 @@ fn video_config(name: &str) -> CodecConfig {
         frame_rate: None,
         codec_string: "avc1.64001f".into(),
         reorder_frames: None,
+        colour: None,
     })
 }
 

@@ -109,6 +109,42 @@ async fn ertmp_01_av1_with_opus_arrives() {
     check_media(&rig, "show", &[("video", "av1,320,180"), ("audio", "opus,48000")]).await;
 }
 
+/// What ffmpeg reads of the picture's colour in the initialization segment alone.
+async fn colour(rig: &Rig) -> String {
+    let (bytes, _) = record(rig, "show", "video", 1).await;
+    let file = rig.state.join("colour.mp4");
+    std::fs::write(&file, bytes).expect("writes");
+    let name = file.to_str().expect("a plain path");
+    let probe = ["-v", "error", "-show_entries", "stream=color_transfer,color_primaries", "-of", "csv=p=0", name];
+    Program::start("/usr/bin/ffprobe", probe).finish().await.1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn auth_11_high_dynamic_range_is_announced() {
+    const PQ: &str = "-vf setparams=color_primaries=bt2020:color_trc=smpte2084:colorspace=bt2020nc";
+    const HLG: &str = "-vf setparams=color_primaries=bt2020:color_trc=arib-std-b67:colorspace=bt2020nc";
+    let hevc = "libx265 -preset ultrafast -x265-params log-level=none:keyint=30:min-keyint=30:bframes=2 \
+                -pix_fmt yuv420p10le -b:v 500k";
+    let av1 = "libsvtav1 -preset 12 -svtav1-params rtc=1:pred-struct=1:rc=2 -g 30 -pix_fmt yuv420p10le -b:v 300k";
+    let vp9 = "libvpx-vp9 -deadline realtime -cpu-used 8 -g 30 -pix_fmt yuv420p -b:v 300k";
+    let avc = "libx264 -preset ultrafast -tune zerolatency -g 30 -pix_fmt yuv420p -b:v 600k";
+    for (video, extra, codecs, range, transfer) in [
+        (hevc, PQ, "hvc1.2.", "VIDEO-RANGE=PQ", "smpte2084"),
+        (av1, HLG, ".10.0.110.09.18.09.0", "VIDEO-RANGE=HLG", "arib-std-b67"),
+        (vp9, HLG, "vp09.", "VIDEO-RANGE=HLG", "arib-std-b67"),
+        (avc, HLG, "avc1.", "VIDEO-RANGE=HLG", "arib-std-b67"),
+    ] {
+        let rig = Rig::start().await;
+        let encoder =
+            Encoder { ffmpeg: Ffmpeg::Current, size: "320x180", video: Some(video), extra, ..Encoder::default() };
+        let _encoder = encoder.publish(&rig.publish_url("show").await);
+        let text = rig.multivariant("show").await;
+        assert!(text.contains(codecs) && text.contains(range), "{text}");
+        let colour = colour(&rig).await;
+        assert!(colour.contains(transfer) && colour.contains("bt2020"), "{colour}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ertmp_01_vp9_arrives() {
     let rig = Rig::start().await;
