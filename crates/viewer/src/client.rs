@@ -3,10 +3,13 @@
 mod tls;
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Read as _;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -15,7 +18,8 @@ use hls::read::{ByteRange, PLAYLIST_BYTES_MAX, Playlist};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper::header::{self, HeaderMap};
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::http::uri::{self, Authority, Scheme};
 use hyper::{Request, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
@@ -38,6 +42,8 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 12 << 20;
 /// Largest body that is kept.
 const BODY_BYTES_MAX: usize = 256 << 20;
+/// What the client calls itself.
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("throughline-viewer/", env!("CARGO_PKG_VERSION")));
 /// Playlists that are remembered as read, so that viewers who get the same bytes read them once.
 const KNOWN_PLAYLISTS_MAX: usize = 4096;
 
@@ -76,7 +82,7 @@ impl Default for ClientSettings {
 pub struct Shared {
     settings: ClientSettings,
     /// What is shown, and the server that it is for: no other gets it.
-    authorization: Option<(Url, String)>,
+    authorization: Option<(Url, HeaderValue)>,
     tls: TlsConnector,
     known: Mutex<HashMap<u64, Arc<Playlist>>>,
 }
@@ -97,10 +103,11 @@ impl Shared {
     /// `key`: a stream's play key, shown as a bearer token to the server of this address and to no other.
     ///
     /// # Errors
-    /// The system's certificates cannot be read.
+    /// The system's certificates cannot be read, or the key holds what no header field can.
     pub fn new(settings: ClientSettings, key: Option<(&Url, &str)>) -> Result<Arc<Self>, String> {
         let tls = tls::connector(settings.version, settings.is_insecure)?;
-        let authorization = key.map(|(url, key)| (url.clone(), format!("Bearer {key}")));
+        let shown = |key| HeaderValue::try_from(format!("Bearer {key}")).map_err(|error| error.to_string());
+        let authorization = key.map(|(url, key)| Ok::<_, String>((url.clone(), shown(key)?))).transpose()?;
         Ok(Arc::new(Self { settings, authorization, tls, known: Mutex::default() }))
     }
 
@@ -133,16 +140,59 @@ pub(crate) fn plain(body: &Bytes, is_gzip: bool) -> Result<Bytes, String> {
     Ok(text.into())
 }
 
-type Sender1 = http1::SendRequest<Empty<Bytes>>;
 type Sender2 = http2::SendRequest<Empty<Bytes>>;
+
+/// An HTTP/1.1 connection. Whoever uses it drives it: a task for each would cost as much as the request.
+struct Connection1 {
+    sender: http1::SendRequest<Empty<Bytes>>,
+    driver: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Connection1 {
+    /// Whether the server has left it open while nobody used it.
+    async fn is_open(&mut self) -> bool {
+        poll_fn(|context| {
+            if self.driver.as_mut().poll(context).is_ready() {
+                return Poll::Ready(false);
+            }
+            self.sender.poll_ready(context).map(|ready| ready.is_ok())
+        })
+        .await
+    }
+
+    /// Carries out an exchange on the connection; `None` where the connection ended before it was done.
+    async fn exchange<T>(&mut self, work: impl AsyncFnOnce(&mut http1::SendRequest<Empty<Bytes>>) -> T) -> Option<T> {
+        let mut work = pin!(work(&mut self.sender));
+        let mut has_ended = false;
+        poll_fn(|context| {
+            if let Poll::Ready(done) = work.as_mut().poll(context) {
+                return Poll::Ready(Some(done));
+            }
+            if has_ended {
+                return Poll::Ready(None);
+            }
+            has_ended = self.driver.as_mut().poll(context).is_ready();
+            // It may have brought what the exchange waits for.
+            match work.as_mut().poll(context) {
+                Poll::Ready(done) => Poll::Ready(Some(done)),
+                Poll::Pending if has_ended => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
 
 /// Connections to one server.
 struct Pool {
     host: Box<str>,
     port: u16,
     is_https: bool,
+    /// Host and port as a request names them, and the scheme.
+    authority: Authority,
+    host_header: HeaderValue,
     multiplexed: tokio::sync::Mutex<Option<Sender2>>,
-    idle: Mutex<Vec<Sender1>>,
+    idle: Mutex<Vec<Connection1>>,
     places: Semaphore,
 }
 
@@ -156,7 +206,7 @@ pub struct Client {
 
 /// A connection to send one request over.
 enum Lease<'a> {
-    One(Sender1, tokio::sync::SemaphorePermit<'a>),
+    One(Connection1, tokio::sync::SemaphorePermit<'a>),
     Two(Sender2),
 }
 
@@ -246,69 +296,90 @@ impl Client {
 
     async fn exchange(&self, url: &Url, range: Option<ByteRange>, keep: bool) -> Result<Received, String> {
         let mut timing = Timing::default();
-        let pool = self.pool(url);
+        let pool = self.pool(url)?;
         let mut lease = self.lease(&pool, &mut timing).await?;
         let asked = Instant::now();
         let is_http_2 = matches!(lease, Lease::Two(_));
-        let request = self.request(url, range, is_http_2)?;
-        let broken = |error: hyper::Error| match std::error::Error::source(&error) {
-            Some(source) => format!("{error}: {source}"),
-            None => error.to_string(),
+        let request = self.request(&pool, url, range, is_http_2)?;
+        let (head, (body, bytes), first_byte) = match &mut lease {
+            Lease::One(connection, _) => {
+                let work = async |sender: &mut http1::SendRequest<_>| {
+                    let (head, body) = sender.send_request(request).await.map_err(broken)?.into_parts();
+                    let first_byte = asked.elapsed();
+                    Ok::<_, String>((head, read_body(body, keep).await?, first_byte))
+                };
+                connection.exchange(work).await.unwrap_or_else(|| Err("the connection was closed".into()))?
+            }
+            Lease::Two(sender) => {
+                let (head, body) = sender.send_request(request).await.map_err(broken)?.into_parts();
+                let first_byte = asked.elapsed();
+                (head, read_body(body, keep).await?, first_byte)
+            }
         };
-        let response = match &mut lease {
-            Lease::One(sender, _) => sender.send_request(request).await,
-            Lease::Two(sender) => sender.send_request(request).await,
-        };
-        let (head, body) = response.map_err(broken)?.into_parts();
-        timing.first_byte = asked.elapsed();
-        let (body, bytes) = read_body(body, keep).await?;
-        timing.total = asked.elapsed();
-        if let Lease::One(sender, _permit) = lease {
-            pool.idle.lock().push(sender);
+        (timing.first_byte, timing.total) = (first_byte, asked.elapsed());
+        if let Lease::One(connection, _permit) = lease {
+            pool.idle.lock().push(connection);
         }
         let (url, status, headers) = (url.clone(), head.status.as_u16(), head.headers);
         Ok(Received { url, redirects: 0, status, is_http_2, headers, body, bytes, timing })
     }
 
-    fn request(&self, url: &Url, range: Option<ByteRange>, is_http_2: bool) -> Result<Request<Empty<Bytes>>, String> {
-        let uri: Result<Uri, _> = if is_http_2 { url.to_string().parse() } else { url.path.parse() };
-        let mut request = Request::get(uri.map_err(|error| error.to_string())?);
-        if !is_http_2 {
-            request = request.header(header::HOST, url.authority());
+    fn request(
+        &self,
+        pool: &Pool,
+        url: &Url,
+        range: Option<ByteRange>,
+        is_http_2: bool,
+    ) -> Result<Request<Empty<Bytes>>, String> {
+        let mut target = uri::Parts::default();
+        target.path_and_query = Some((*url.path).try_into().map_err(|error: uri::InvalidUri| error.to_string())?);
+        if is_http_2 {
+            target.scheme = Some(if url.is_https { Scheme::HTTPS } else { Scheme::HTTP });
+            target.authority = Some(pool.authority.clone());
         }
-        request = request.header(header::USER_AGENT, concat!("throughline-viewer/", env!("CARGO_PKG_VERSION")));
+        let mut request = Request::new(Empty::new());
+        *request.uri_mut() = Uri::from_parts(target).map_err(|error| error.to_string())?;
+        let headers = request.headers_mut();
+        if !is_http_2 {
+            headers.insert(header::HOST, pool.host_header.clone());
+        }
+        headers.insert(header::USER_AGENT, AGENT);
         if self.shared.settings.is_compressed {
-            request = request.header(header::ACCEPT_ENCODING, "gzip");
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         }
         let is_meant =
             |server: &Url| (server.is_https, &server.host, server.port) == (url.is_https, &url.host, url.port);
         if let Some((_, authorization)) = self.shared.authorization.as_ref().filter(|(server, _)| is_meant(server)) {
-            request = request.header(header::AUTHORIZATION, authorization);
+            headers.insert(header::AUTHORIZATION, authorization.clone());
         }
         if let Some(range) = range {
             let end =
                 range.length.map_or(String::new(), |length| range.start.saturating_add(length.max(1) - 1).to_string());
-            request = request.header(header::RANGE, format!("bytes={}-{end}", range.start));
+            let value = HeaderValue::try_from(format!("bytes={}-{end}", range.start));
+            headers.insert(header::RANGE, value.expect("digits are a valid value"));
         }
-        request.body(Empty::new()).map_err(|error| error.to_string())
+        Ok(request)
     }
 
-    fn pool(&self, url: &Url) -> Arc<Pool> {
+    fn pool(&self, url: &Url) -> Result<Arc<Pool>, String> {
         let mut pools = self.pools.lock();
         let same = |pool: &&Arc<Pool>| (&pool.host, pool.port, pool.is_https) == (&url.host, url.port, url.is_https);
         if let Some(known) = pools.iter().find(same) {
-            return Arc::clone(known);
+            return Ok(Arc::clone(known));
         }
+        let authority = url.authority();
         let pool = Arc::new(Pool {
             host: url.host.clone(),
             port: url.port,
             is_https: url.is_https,
+            host_header: HeaderValue::from_str(&authority).map_err(|error| error.to_string())?,
+            authority: authority.parse().map_err(|error: uri::InvalidUri| error.to_string())?,
             multiplexed: tokio::sync::Mutex::default(),
             idle: Mutex::default(),
             places: Semaphore::new(HTTP1_CONNECTIONS_MAX),
         });
         pools.push(Arc::clone(&pool));
-        pool
+        Ok(pool)
     }
 
     /// A connection that is free, or shared, or new.
@@ -326,24 +397,25 @@ impl Client {
             }
             *known = None;
             if pool.idle.lock().is_empty() {
-                match self.connect(pool, timing).await? {
+                match Box::pin(self.connect(pool, timing)).await? {
                     Connection::Two(sender) => {
                         *known = Some(sender.clone());
                         return Ok(Lease::Two(sender));
                     }
-                    Connection::One(sender) => pool.idle.lock().push(sender),
+                    Connection::One(connection) => pool.idle.lock().push(connection),
                 }
             }
         }
         let permit = pool.places.acquire().await.map_err(|error| error.to_string())?;
         loop {
-            let Some(mut sender) = pool.idle.lock().pop() else { break };
-            if sender.ready().await.is_ok() {
-                return Ok(Lease::One(sender, permit));
+            let Some(mut connection) = pool.idle.lock().pop() else { break };
+            if connection.is_open().await {
+                return Ok(Lease::One(connection, permit));
             }
         }
-        match self.connect(pool, timing).await? {
-            Connection::One(sender) => Ok(Lease::One(sender, permit)),
+        // In a box: it is rare, and would make every request's future larger.
+        match Box::pin(self.connect(pool, timing)).await? {
+            Connection::One(connection) => Ok(Lease::One(connection, permit)),
             Connection::Two(sender) => Ok(Lease::Two(sender)),
         }
     }
@@ -380,29 +452,33 @@ impl Client {
         is_http_2: bool,
     ) -> Result<Connection, String> {
         let io = TokioIo::new(stream);
-        let mut connections = JoinSet::new();
-        let connection = if is_http_2 {
-            let mut builder = http2::Builder::new(TokioExecutor::new());
-            builder.timer(TokioTimer::new());
-            builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
-            let (sender, driver) = builder.handshake(io).await.map_err(|error| error.to_string())?;
-            connections.spawn(async move { drop(driver.await) });
-            Connection::Two(sender)
-        } else {
+        if !is_http_2 {
             let (sender, driver) = http1::handshake(io).await.map_err(|error| error.to_string())?;
-            connections.spawn(async move { drop(driver.await) });
-            Connection::One(sender)
-        };
+            let driver = Box::pin(async move { drop(driver.await) });
+            return Ok(Connection::One(Connection1 { sender, driver }));
+        }
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new());
+        builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+        let (sender, driver) = builder.handshake(io).await.map_err(|error| error.to_string())?;
         let mut known = self.connections.lock();
         while known.try_join_next().is_some() {}
-        known.spawn(async move { while connections.join_next().await.is_some() {} });
-        Ok(connection)
+        known.spawn(async move { drop(driver.await) });
+        Ok(Connection::Two(sender))
     }
 }
 
 enum Connection {
-    One(Sender1),
+    One(Connection1),
     Two(Sender2),
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as map_err gives it")]
+fn broken(error: hyper::Error) -> String {
+    match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
 }
 
 async fn read_body(mut body: Incoming, keep: bool) -> Result<(Bytes, u64), String> {

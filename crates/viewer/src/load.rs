@@ -125,7 +125,7 @@ pub async fn viewers(
         tasks.spawn(async move {
             tokio::time::sleep_until(starts.into()).await;
             came.fetch_add(1, Ordering::Relaxed);
-            let client = Arc::new(Client::new(&shared));
+            let client = Client::new(&shared);
             let mut follower = Follower::new(moment(), url, player);
             let mut told = (0, 0, 0);
             watch(&client, &mut follower, until, Duration::from_millis(500), |follower, _| {

@@ -1,10 +1,9 @@
 //! Drives a follower over a client: the only place where it meets sockets and clocks.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::task::JoinSet;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
 use crate::client::Client;
 use crate::follower::{Event, Follower, Input, Output};
@@ -18,24 +17,20 @@ pub fn moment() -> Moment {
 
 /// Watches until `until`, or until the stream is over. `on_event` is called for each event, and every `tick` without one.
 pub async fn watch(
-    client: &Arc<Client>,
+    client: &Client,
     follower: &mut Follower,
     until: Instant,
     tick: Duration,
     mut on_event: impl FnMut(&Follower, Option<&Event>),
 ) {
-    let mut fetches = JoinSet::new();
-    let mut ids = HashMap::new();
+    // In one task: a viewer has at most a few requests at a time, and a task for each would cost more than it.
+    let mut fetches = FuturesUnordered::new();
     let mut next_tick = Instant::now() + tick;
+    let mut alarm = pin!(tokio::time::sleep_until(next_tick.into()));
     loop {
         let deadline = loop {
             match follower.poll_output() {
-                Output::Fetch(fetch) => {
-                    let client = Arc::clone(client);
-                    let id = fetch.id;
-                    let task = fetches.spawn(async move { client.fetch(&fetch).await });
-                    ids.insert(task.id(), id);
-                }
+                Output::Fetch(fetch) => fetches.push(async move { (fetch.id, client.fetch(&fetch).await) }),
                 Output::Event(event) => on_event(follower, Some(&event)),
                 Output::Wait(deadline) => break deadline,
             }
@@ -43,17 +38,14 @@ pub async fn watch(
         if follower.is_done() {
             break;
         }
-        let wake = deadline.into_iter().chain([until, next_tick]).min().unwrap_or(until);
+        let wake = deadline.into_iter().chain([until, next_tick]).min().unwrap_or(until).into();
+        if alarm.deadline() != wake {
+            alarm.as_mut().reset(wake);
+        }
         let input = tokio::select! {
-            Some(answered) = fetches.join_next_with_id() => {
-                let (task, outcome) = match answered {
-                    Ok((task, outcome)) => (task, outcome),
-                    Err(error) => (error.id(), Err(format!("the request's task ended: {error}"))),
-                };
-                let Some(id) = ids.remove(&task) else { continue };
-                Input::Answered(id, outcome)
-            }
-            () = tokio::time::sleep_until(wake.into()) => Input::Timeout,
+            biased;
+            Some((id, outcome)) = fetches.next() => Input::Answered(id, outcome),
+            () = alarm.as_mut() => Input::Timeout,
         };
         let at = moment();
         follower.handle_input(at, input);
