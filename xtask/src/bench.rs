@@ -119,7 +119,7 @@ impl Ours {
         let _ = fs::remove_dir_all(&state);
         fs::write(&config, text)?;
         command.args(["serve", "--log", "error", "--config"]).arg(&config).arg("--state").arg(&state);
-        command.args(["--http", &format!("{host}:0"), "--rtmp", "127.0.0.1:0", "--ops", "off"]);
+        command.args(["--http", &format!("{host}:0"), "--rtmp", "127.0.0.1:0", "--srt", "127.0.0.1:0", "--ops", "off"]);
         let server = Running::start(&mut command)?;
         let addresses = state.join("addresses.json");
         let began = Instant::now();

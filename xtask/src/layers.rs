@@ -6,18 +6,19 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 /// Our crates, what they may use of ours, and what of others' beyond `bytes`, `thiserror` and `tracing`.
-const TABLE: [(&str, &[&str], &[&str]); 13] = [
+const TABLE: [(&str, &[&str], &[&str]); 14] = [
     ("media", &[], &[]),
     ("codec", &["media"], &["h264-reader"]),
     ("container", &["media", "codec"], &[]),
     ("rtmp", &["media", "codec", "container"], &["hmac", "sha2"]),
+    ("srt", &[], &["aws-lc-rs"]),
     ("hls", &["media", "codec", "container"], &[]),
     ("hub", &["media", "codec"], &["tokio", "parking_lot"]),
     ("telemetry", &[], &["prometheus-client", "tracing-subscriber"]),
     ("listen", &[], &["tokio", "tokio-util", "parking_lot"]),
     (
         "gateway",
-        &["hub", "listen", "rtmp", "container", "codec", "media", "telemetry"],
+        &["hub", "listen", "rtmp", "srt", "container", "codec", "media", "telemetry"],
         &["tokio", "tokio-util", "tokio-rustls", "rustls", "getrandom"],
     ),
     (
@@ -58,6 +59,7 @@ const TABLE: [(&str, &[&str], &[&str]); 13] = [
         "viewer",
         &["hls", "rtmp", "container", "codec", "media"],
         &[
+            "futures-util",
             "tokio",
             "tokio-rustls",
             "rustls",
@@ -73,7 +75,7 @@ const TABLE: [(&str, &[&str], &[&str]); 13] = [
     ),
     (
         "server",
-        &["control", "delivery", "gateway", "hls", "hub", "listen", "media", "telemetry", "viewer"],
+        &["control", "delivery", "gateway", "hls", "hub", "listen", "media", "srt", "telemetry", "viewer"],
         &[
             "anyhow",
             "clap",

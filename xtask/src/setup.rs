@@ -9,12 +9,13 @@ use crate::root;
 
 /// Program to look for, and the Debian package that has it.
 const FOR_RUN: [(&str, &str); 1] = [("ffmpeg", "ffmpeg")];
-const FOR_TEST: [(&str, &str); 13] = [
+const FOR_TEST: [(&str, &str); 14] = [
     ("curl", "curl"),
     ("ffmpeg", "ffmpeg"),
     ("ffprobe", "ffmpeg"),
     ("ffplay", "ffmpeg"),
     ("rtmpdump", "rtmpdump"),
+    ("srt-live-transmit", "srt-tools"),
     ("chromium", "chromium"),
     ("firefox-esr", "firefox-esr"),
     ("varnishd", "varnish"),

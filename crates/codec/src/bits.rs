@@ -3,7 +3,7 @@
 use crate::Error;
 
 /// Reads bits, most significant first.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct BitReader<'a> {
     bytes: &'a [u8],
     position: usize,

@@ -14,10 +14,13 @@
 #![deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
 pub mod aac;
+pub mod adts;
+pub mod annexb;
 pub mod av1;
 mod bits;
 pub mod h264;
 pub mod h265;
+pub mod latm;
 mod nal;
 pub mod opus;
 mod video;

@@ -10,6 +10,9 @@ use crate::Error;
 pub(crate) struct LengthSize(usize);
 
 impl LengthSize {
+    /// Four bytes: the canonical form.
+    pub(crate) const FOUR: Self = Self(4);
+
     /// From `lengthSizeMinusOne`: 0, 1 or 3. spec: ISO/IEC 14496-15 §5.3.3.1.2
     pub(crate) fn from_minus_one(value: u8) -> Result<Self, Error> {
         match value & 3 {

@@ -56,6 +56,19 @@ impl VideoStream {
         Ok(Self { state, config })
     }
 
+    /// A track of H.264 or H.265 whose parameter sets come in band, and whose units have four-byte lengths. Other codecs
+    /// carry theirs in band anyway.
+    pub fn in_band(codec: VideoCodec) -> Self {
+        let size = LengthSize::FOUR;
+        let state = match codec {
+            VideoCodec::Avc => State::Avc { size, sets: h264::ParameterSets::default() },
+            VideoCodec::Hevc => State::Hevc { size, sets: h265::ParameterSets::default() },
+            VideoCodec::Av1 => State::Av1,
+            VideoCodec::Vp9 => State::Vp9 { colour: None },
+        };
+        Self { state, config: None }
+    }
+
     /// The configuration now in force; `None` until a codec that carries it in band has sent it.
     pub fn config(&self) -> Option<&VideoConfig> {
         self.config.as_ref()
@@ -101,7 +114,8 @@ fn avc_unit(unit: &Bytes, size: LengthSize, sets: &mut h264::ParameterSets, is_k
     let mut changed = false;
     changed |= adopt(&mut sets.sps, &inside.sps);
     changed |= adopt(&mut sets.pps, &inside.pps);
-    let config = if changed { Some(h264::config(sets)?) } else { None };
+    let is_whole = !sets.sps.is_empty() && !sets.pps.is_empty();
+    let config = if changed && is_whole { Some(h264::config(sets)?) } else { None };
     Ok((payload, idr || recovery, config))
 }
 
@@ -121,7 +135,8 @@ fn hevc_unit(unit: &Bytes, size: LengthSize, sets: &mut h265::ParameterSets) -> 
     changed |= adopt(&mut sets.vps, &inside.vps);
     changed |= adopt(&mut sets.sps, &inside.sps);
     changed |= adopt(&mut sets.pps, &inside.pps);
-    let config = if changed { Some(h265::config(sets)?) } else { None };
+    let is_whole = !sets.sps.is_empty() && !sets.pps.is_empty();
+    let config = if changed && is_whole { Some(h265::config(sets)?) } else { None };
     Ok((payload, irap, config))
 }
 

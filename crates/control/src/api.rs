@@ -92,7 +92,7 @@ pub struct AudioView {
 /// Who publishes.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PublisherView {
-    /// `rtmp`, `rtmps`.
+    /// `rtmp`, `rtmps`, `srt`.
     pub protocol: String,
     /// Network address.
     pub peer: String,
@@ -100,6 +100,52 @@ pub struct PublisherView {
     pub encoder: Option<String>,
     /// Identifier of the key that was used.
     pub key_id: String,
+}
+
+/// What the network did since the publisher connected.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct TransportView {
+    /// Round trip time.
+    pub rtt_ms: f64,
+    /// Time that lost packets have to come again.
+    pub latency_ms: u64,
+    /// Media that waits to be due.
+    pub buffer_ms: u64,
+    /// Of the last second.
+    pub bits_per_second: u64,
+    /// Packets that came.
+    pub packets: u64,
+    /// Packets that were missing at first.
+    pub lost: u64,
+    /// Packets that came again.
+    pub retransmitted: u64,
+    /// Packets that came too late.
+    pub belated: u64,
+    /// Packets that never came: what is missing in the media.
+    pub dropped: u64,
+    /// Packets that could not be decrypted.
+    pub undecryptable: u64,
+    /// Packets of the transport stream that were missing or out of order.
+    pub continuity_errors: u64,
+}
+
+impl TransportView {
+    fn new(transport: hub::Transport) -> Self {
+        let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            rtt_ms: transport.rtt.as_secs_f64() * 1000.0,
+            latency_ms: millis(transport.latency),
+            buffer_ms: millis(transport.buffer),
+            bits_per_second: transport.bytes_per_second * 8,
+            packets: transport.packets,
+            lost: transport.lost,
+            retransmitted: transport.retransmitted,
+            belated: transport.belated,
+            dropped: transport.dropped,
+            undecryptable: transport.undecryptable,
+            continuity_errors: transport.continuity_errors,
+        }
+    }
 }
 
 /// One thing that is wrong with the encoder's settings.
@@ -153,6 +199,8 @@ pub struct StreamView {
     pub publisher: Option<PublisherView>,
     /// What is wrong with the encoder's settings.
     pub advice: Vec<AdviceView>,
+    /// What the network did, where the publisher's protocol tells.
+    pub transport: Option<TransportView>,
     /// Repairs since the publisher connected.
     pub repairs: RepairsView,
     /// Times a source joined.
@@ -210,6 +258,7 @@ impl StreamView {
                 .into_iter()
                 .map(|advice| AdviceView { code: advice.code.into(), text: advice.text, fix: advice.fix.into() })
                 .collect(),
+            transport: status.transport.map(TransportView::new),
             repairs: RepairsView {
                 jumps: repairs.jumps,
                 disorder: repairs.disorder,

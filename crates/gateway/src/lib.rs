@@ -1,9 +1,13 @@
-//! Sockets of the contribution protocols, in and out, tied to the hub. RTMP and RTMPS so far.
+//! Sockets of the contribution protocols, in and out, tied to the hub: RTMP, RTMPS, SRT, and MPEG-TS over
+//! UDP.
 //!
 //! Sessions are sans-IO values of the protocol crates; here are their sockets, clocks and tasks. Every wait on a peer has
 //! a limit, reading and writing run side by side, and a session that panics dies alone.
 
 mod rtmp_session;
+mod srt;
+mod ts;
+mod udp;
 
 use std::future::Future;
 use std::io;
@@ -11,15 +15,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use hub::{Arrival, Hub};
+use hub::{Arrival, Hub, Leg, Repairs};
 use listen::{ConnectionLimits, Limits, accept_all};
 use media::{AuthorizePlay, StreamKey, StreamName};
-use telemetry::{CloseReason, Metrics, Protocol, RejectReason, catch_panic};
+use telemetry::{CloseReason, Metrics, Protocol, RejectReason, RepairKind, catch_panic};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, info, info_span};
+
+pub use crate::srt::{Direction, SrtCall, SrtSettings};
+pub use crate::udp::UdpStream;
 
 /// Time for a TLS handshake.
 const TLS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -124,6 +131,25 @@ impl Gateway {
     pub async fn finished(&self) {
         self.tracker.close();
         self.tracker.wait().await;
+    }
+}
+
+/// Adds what was repaired since the last time to the metrics.
+pub(crate) fn count_repairs(metrics: &Metrics, leg: &Leg, counted: &mut Repairs) {
+    let now = leg.repairs();
+    if now == *counted {
+        return;
+    }
+    let before = std::mem::replace(counted, now);
+    for (kind, now, before) in [
+        (RepairKind::jump, now.jumps, before.jumps),
+        (RepairKind::disorder, now.disorder, before.disorder),
+        (RepairKind::composition, now.composition, before.composition),
+        (RepairKind::silence, now.silence, before.silence),
+        (RepairKind::dropped_audio, now.dropped_audio, before.dropped_audio),
+        (RepairKind::damaged, now.damaged, before.damaged),
+    ] {
+        metrics.repaired(kind, now - before);
     }
 }
 

@@ -11,13 +11,13 @@ use hub::{Announcement, Entry, Item, Leg, PublishError, Publisher, Repairs, Stre
 use media::{FrameRate, StreamKey, StreamName, TrackKind};
 use rtmp::{Command, Event, Input, Media, Metadata, Output, Rejection, ServerConfig, ServerSession};
 use telemetry::prometheus_metrics::counter::Counter;
-use telemetry::{CloseReason, Protocol, RejectReason, RepairKind};
+use telemetry::{CloseReason, Protocol, RejectReason};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use crate::{Gateway, arrival, in_time};
+use crate::{Gateway, arrival, count_repairs, in_time};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
@@ -352,7 +352,7 @@ impl Connection<'_> {
             return;
         }
         let Role::Publishing(publishing) = &mut self.role else { return };
-        publishing.count_repairs(self.gateway);
+        count_repairs(&self.gateway.metrics, &publishing.leg, &mut publishing.counted);
         let ahead = publishing.leg.ahead();
         publishing.paced_until = ahead.checked_sub(AHEAD_MAX).map(|extra| Instant::now() + extra);
         self.resumed_at = publishing.paced_until.or(self.resumed_at);
@@ -396,7 +396,7 @@ impl Connection<'_> {
 
     fn end(&mut self) {
         let Role::Publishing(mut publishing) = std::mem::replace(&mut self.role, Role::Undecided) else { return };
-        publishing.count_repairs(self.gateway);
+        count_repairs(&self.gateway.metrics, &publishing.leg, &mut publishing.counted);
         info!(stream = %publishing.leg.stream().name(), reason = ?self.reason, "publisher left");
         publishing.leg.close(arrival());
     }
@@ -426,25 +426,6 @@ impl Publishing {
             Media::Video(_) | Media::Audio(_) => {} // the ladder will use the other tracks
         }
         Ok(())
-    }
-
-    /// Adds what was repaired since the last time to the metrics.
-    fn count_repairs(&mut self, gateway: &Gateway) {
-        let now = self.leg.repairs();
-        if now == self.counted {
-            return;
-        }
-        let before = std::mem::replace(&mut self.counted, now);
-        for (kind, now, before) in [
-            (RepairKind::jump, now.jumps, before.jumps),
-            (RepairKind::disorder, now.disorder, before.disorder),
-            (RepairKind::composition, now.composition, before.composition),
-            (RepairKind::silence, now.silence, before.silence),
-            (RepairKind::dropped_audio, now.dropped_audio, before.dropped_audio),
-            (RepairKind::damaged, now.damaged, before.damaged),
-        ] {
-            gateway.metrics.repaired(kind, now - before);
-        }
     }
 }
 
@@ -487,7 +468,7 @@ fn announcement(metadata: &Metadata) -> Announcement {
     }
 }
 
-async fn until(deadline: Option<Instant>) {
+pub(crate) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,

@@ -717,7 +717,7 @@ impl TrackPackager {
             duration: 0,
             init: Arc::clone(&self.init),
             parts: Vec::new(),
-            whole: bytes::Bytes::new(),
+            whole: Vec::new(),
         };
         match &mut self.playlist {
             Some(playlist) => playlist.begin(segment),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use media::{AudioCodec, CodecConfig, FrameRate, StreamName, TrackKind, VideoCodec};
+use media::{AudioCodec, AudioConfig, CodecConfig, FrameRate, StreamName, TrackKind, VideoCodec};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -29,6 +29,33 @@ pub struct Publisher {
     pub encoder: Option<String>,
     /// Identifier of the key that was used; not the key.
     pub key_id: String,
+}
+
+/// What the network did to a leg, since it connected; where the protocol tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transport {
+    /// Round trip time.
+    pub rtt: Duration,
+    /// Time that lost packets have to come again.
+    pub latency: Duration,
+    /// Media time that waits to be due.
+    pub buffer: Duration,
+    /// Packets that came.
+    pub packets: u64,
+    /// Packets that were missing at first.
+    pub lost: u64,
+    /// Packets that came again.
+    pub retransmitted: u64,
+    /// Packets that came too late.
+    pub belated: u64,
+    /// Packets that never came: what is missing in the media.
+    pub dropped: u64,
+    /// Packets that could not be decrypted.
+    pub undecryptable: u64,
+    /// Bytes of the last second.
+    pub bytes_per_second: u64,
+    /// Packets of the transport stream that were missing or out of order.
+    pub continuity_errors: u64,
 }
 
 /// Where a stream stands.
@@ -71,6 +98,8 @@ pub struct StreamStatus {
     pub observed: Observed,
     /// What is wrong with the encoder's settings.
     pub advice: Vec<Advice>,
+    /// What the network did, where the protocol tells.
+    pub transport: Option<Transport>,
     /// Repairs of the leg's timeline.
     pub repairs: Repairs,
     /// Counters of the program.
@@ -104,6 +133,8 @@ struct LegRecord {
     began: Instant,
     observed: Observed,
     repairs: Repairs,
+    transport: Option<Transport>,
+    problems: Vec<Advice>,
     /// Ends the session, with a reason.
     kick: watch::Sender<Option<String>>,
 }
@@ -170,10 +201,13 @@ impl Stream {
             Some(leg) => (leg.observed.clone(), leg.repairs, Some(leg.publisher.clone())),
             None => Default::default(),
         };
+        let mut advice = lint(&tracks, &observed);
+        advice.extend(shared.leg.iter().flat_map(|leg| leg.problems.clone()));
         StreamStatus {
             name: self.name.clone(),
             state: shared.state,
-            advice: lint(&tracks, &observed),
+            advice,
+            transport: shared.leg.as_ref().and_then(|leg| leg.transport),
             tracks,
             publisher,
             observed,
@@ -226,7 +260,18 @@ impl Stream {
         shared.next_leg_id += 1;
         let (observed, repairs) = (Observed::default(), Repairs::default());
         let (last_media, has_hung_up) = (None, false);
-        shared.leg = Some(LegRecord { id, publisher, last_media, has_hung_up, began: now, observed, repairs, kick });
+        shared.leg = Some(LegRecord {
+            id,
+            publisher,
+            last_media,
+            has_hung_up,
+            began: now,
+            observed,
+            repairs,
+            transport: None,
+            problems: Vec::new(),
+            kick,
+        });
         shared.program.begin_leg(now);
         drop(shared);
         Ok(Leg {
@@ -410,7 +455,7 @@ impl Leg {
         }
         let mut shared = self.stream.shared.lock();
         if let Some(leg) = shared.leg.as_mut().filter(|leg| leg.id == self.id) {
-            leg.publisher.encoder = announcement.encoder;
+            leg.publisher.encoder = announcement.encoder.or(leg.publisher.encoder.take());
             shared.program.announce(Announced { video: announcement.video, audio: announcement.audio });
         }
     }
@@ -430,6 +475,11 @@ impl Leg {
         self.video = Some((codec, stream));
         self.forward(at);
         Ok(())
+    }
+
+    /// The codec of a video track whose parameter sets come in band.
+    pub fn video_in_band(&mut self, codec: VideoCodec) {
+        self.video = Some((codec, codec::VideoStream::in_band(codec)));
     }
 
     /// One video unit: decode time and composition offset in nanoseconds of the peer's clock.
@@ -462,10 +512,23 @@ impl Leg {
             AudioCodec::Aac => codec::aac::parse_config(record)?,
             AudioCodec::Opus => codec::opus::parse_head(record)?,
         };
+        self.audio_known(at, config);
+        Ok(())
+    }
+
+    /// The configuration of the audio track, read by the caller.
+    pub fn audio_known(&mut self, at: Arrival, config: AudioConfig) {
         self.expects_audio = None;
         self.timeline.audio_config(config);
         self.forward(at);
-        Ok(())
+    }
+
+    /// What the network did, and what cannot be carried of what the encoder sends; for people.
+    pub fn report(&self, transport: Transport, problems: Vec<Advice>) {
+        let mut shared = self.stream.shared.lock();
+        if let Some(leg) = shared.leg.as_mut().filter(|leg| leg.id == self.id) {
+            (leg.transport, leg.problems) = (Some(transport), problems);
+        }
     }
 
     /// One audio unit at the peer's time in nanoseconds.

@@ -84,6 +84,9 @@ struct ServeArgs {
     /// RTMPS address, or 'off'; as for HTTPS.
     #[arg(long, env = "THROUGHLINE_RTMPS", value_name = "ADDR")]
     rtmps: Option<Listen>,
+    /// SRT listens here (UDP), or 'off'.
+    #[arg(long, env = "THROUGHLINE_SRT", value_name = "ADDR")]
+    srt: Option<Listen>,
     /// Operations address: API, metrics, health [default: 127.0.0.1:9090].
     #[arg(long, env = "THROUGHLINE_OPS", value_name = "ADDR")]
     ops: Option<Listen>,
@@ -165,6 +168,7 @@ fn load(args: ServeArgs) -> anyhow::Result<(ConfigFile, Config)> {
     listen.https = args.https.or(listen.https);
     listen.rtmp = args.rtmp.or(listen.rtmp);
     listen.rtmps = args.rtmps.or(listen.rtmps);
+    listen.srt = args.srt.or(listen.srt);
     listen.ops = args.ops.or(listen.ops);
     file.log.filter = args.log.unwrap_or(file.log.filter);
     if args.log_json {
@@ -179,7 +183,7 @@ fn load(args: ServeArgs) -> anyhow::Result<(ConfigFile, Config)> {
 
 fn check(args: ServeArgs) -> anyhow::Result<()> {
     let (file, _) = load(args)?;
-    write!(io::stdout(), "{}", toml::to_string(&file.effective())?)?;
+    write!(io::stdout(), "{}", toml::to_string(&file.effective().redacted())?)?;
     Ok(())
 }
 
@@ -195,6 +199,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         ("https", addresses.https),
         ("rtmp", addresses.rtmp),
         ("rtmps", addresses.rtmps),
+        ("srt", addresses.srt),
         ("ops", addresses.ops),
     ] {
         if let Some(address) = address {

@@ -3,11 +3,13 @@
 //! The tables are parsed with unknown keys refused, then turned into [`Config`], in which every value is usable. Flags and
 //! environment variables win over the file.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use delivery::DeliveryConfig;
+use gateway::{Direction, SrtCall, SrtSettings, UdpStream};
 use hls::PackagerConfig;
 use hub::HubConfig;
 use listen::ConnectionLimits;
@@ -25,6 +27,10 @@ pub struct ConfigFile {
     pub listen: ListenTable,
     /// `[tls]`
     pub tls: TlsTable,
+    /// `[srt]`
+    pub srt: SrtTable,
+    /// `[udp]`
+    pub udp: UdpTable,
     /// `[streams]`
     pub streams: StreamsTable,
     /// `[hls]`
@@ -72,6 +78,8 @@ pub struct ListenTable {
     pub rtmp: Option<Listen>,
     /// RTMPS. Default `0.0.0.0:1936` where `[tls]` names a certificate, else off.
     pub rtmps: Option<Listen>,
+    /// SRT, over UDP. Default `0.0.0.0:8890`.
+    pub srt: Option<Listen>,
     /// Operations: API, metrics, health. Default `127.0.0.1:9090`.
     pub ops: Option<Listen>,
 }
@@ -200,6 +208,19 @@ pub struct LimitsTable {
     pub shutdown_grace_seconds: u64,
 }
 
+impl LimitsTable {
+    fn rtmp_connections(&self) -> Result<ConnectionLimits, ConfigError> {
+        Ok(ConnectionLimits {
+            max: count("limits.rtmp_connections_max", self.rtmp_connections_max, 1_000_000)?,
+            per_address_max: count(
+                "limits.rtmp_connections_per_address_max",
+                self.rtmp_connections_per_address_max,
+                1_000_000,
+            )?,
+        })
+    }
+}
+
 impl Default for LimitsTable {
     fn default() -> Self {
         let delivery = DeliveryConfig::default();
@@ -215,6 +236,185 @@ impl Default for LimitsTable {
     }
 }
 
+/// `[srt]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SrtTable {
+    /// Time that lost packets have to come again, 20–8000 ms; the larger wish of both ends counts. Four round trips or more.
+    pub latency_ms: u64,
+    /// Encrypts every stream that has no passphrase of its own, 10–79 bytes; then nobody gets in without. `env:NAME` takes it
+    /// from the environment, `file:PATH` from a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passphrase: Option<String>,
+    /// By stream, likewise.
+    pub passphrases: BTreeMap<String, String>,
+    /// What a caller means that sends no stream identifier: one in full, such as `publish:STREAM:KEY`; `env:` and `file:` as
+    /// above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_stream_id: Option<String>,
+    /// A source that sends no media for so long is disconnected, 1–60 s.
+    pub silent_seconds: u64,
+    /// `[[srt.pull]]`: streams that are fetched from other servers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pull: Vec<SrtCallTable>,
+    /// `[[srt.push]]`: streams that are sent on to other servers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub push: Vec<SrtCallTable>,
+}
+
+/// `[[srt.pull]]` and `[[srt.push]]`: a call to another server, repeated when it ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SrtCallTable {
+    /// The stream here.
+    pub stream: String,
+    /// `host:port` of the other server.
+    pub server: String,
+    /// What is asked for there; `env:` and `file:` as above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream_id: Option<String>,
+    /// Shared with the other server; likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passphrase: Option<String>,
+    /// Of the media's key: 128, 192 or 256. Default 128.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_bits: Option<u64>,
+    /// Time that lost packets have to come again. Default: that of `[srt]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<u64>,
+}
+
+impl Default for SrtTable {
+    fn default() -> Self {
+        Self {
+            latency_ms: 120,
+            passphrase: None,
+            passphrases: BTreeMap::new(),
+            default_stream_id: None,
+            silent_seconds: 5,
+            pull: Vec::new(),
+            push: Vec::new(),
+        }
+    }
+}
+
+impl SrtTable {
+    fn settings(&self) -> Result<SrtSettings, ConfigError> {
+        let mut passphrases = HashMap::new();
+        for (stream, text) in &self.passphrases {
+            const KEY: &str = "srt.passphrases";
+            let name = stream.parse().map_err(|error: media::InvalidName| ConfigError::Secret {
+                key: KEY,
+                error: format!("'{stream}': {error}"),
+            })?;
+            passphrases.insert(name, passphrase(KEY, text)?);
+        }
+        let default = self.default_stream_id.as_deref();
+        Ok(SrtSettings {
+            latency: Duration::from_millis(range("srt.latency_ms", self.latency_ms, 20, 8000)?),
+            passphrase: self.passphrase.as_deref().map(|text| passphrase("srt.passphrase", text)).transpose()?,
+            passphrases,
+            default_stream_id: default.map(|text| secret("srt.default_stream_id", text)).transpose()?,
+            silent_after: Duration::from_secs(range("srt.silent_seconds", self.silent_seconds, 1, 60)?),
+        })
+    }
+}
+
+/// `[udp]`: MPEG-TS over plain UDP, for networks that are one's own: whoever can send to the address is let in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UdpTable {
+    /// `[[udp.input]]`
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub input: Vec<UdpStreamTable>,
+    /// `[[udp.output]]`
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub output: Vec<UdpStreamTable>,
+}
+
+/// `[[udp.input]]` and `[[udp.output]]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UdpStreamTable {
+    /// The stream here.
+    pub stream: String,
+    /// In: an address of this machine, or a multicast group. Out: where it is sent.
+    pub address: SocketAddr,
+}
+
+impl UdpTable {
+    /// What is received, and what is sent.
+    fn streams(&self, silent_seconds: u64) -> Result<(Vec<UdpStream>, Vec<UdpStream>), ConfigError> {
+        let of = |key, list: &[UdpStreamTable]| {
+            let stream = |row: &UdpStreamTable| {
+                let wrong = |error: media::InvalidName| ConfigError::Secret { key, error: error.to_string() };
+                let stream = row.stream.parse().map_err(wrong)?;
+                Ok(UdpStream { stream, address: row.address, silent_after: Duration::from_secs(silent_seconds) })
+            };
+            list.iter().map(stream).collect::<Result<Vec<_>, _>>()
+        };
+        Ok((of("udp.input", &self.input)?, of("udp.output", &self.output)?))
+    }
+}
+
+impl SrtTable {
+    /// Calls to other servers.
+    fn calls(&self) -> Result<Vec<SrtCall>, ConfigError> {
+        let pull = self.pull.iter().map(|call| ("srt.pull", Direction::Pull, call));
+        let push = self.push.iter().map(|call| ("srt.push", Direction::Push, call));
+        let mut calls = Vec::new();
+        for (key, direction, call) in pull.chain(push) {
+            let wrong = |error: String| ConfigError::Secret { key, error };
+            let has_port = call.server.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+            if !has_port {
+                return Err(wrong(format!("server is '{}': write host:port", call.server)));
+            }
+            let bits = usize::try_from(range(key, call.key_bits.unwrap_or(128), 128, 256)?).unwrap_or(0);
+            let latency_ms = range(key, call.latency_ms.unwrap_or(self.latency_ms), 20, 8000)?;
+            calls.push(SrtCall {
+                direction,
+                stream: call.stream.parse().map_err(|error: media::InvalidName| wrong(error.to_string()))?,
+                server: call.server.clone(),
+                stream_id: call.stream_id.as_deref().map(|text| secret(key, text)).transpose()?,
+                passphrase: call.passphrase.as_deref().map(|text| passphrase(key, text)).transpose()?,
+                key_length: srt::KeyLength::from_bytes(bits / 8)
+                    .ok_or_else(|| wrong(format!("key_bits is {bits}: write 128, 192 or 256")))?,
+                latency: Duration::from_millis(latency_ms),
+                silent_after: Duration::from_secs(self.silent_seconds),
+            });
+        }
+        Ok(calls)
+    }
+
+    /// Without what is secret.
+    fn redact(&mut self) {
+        const HIDDEN: &str = "(set, not shown)";
+        let calls = self.pull.iter_mut().chain(&mut self.push);
+        let of_calls = calls.flat_map(|call| [&mut call.stream_id, &mut call.passphrase]);
+        for text in of_calls.chain([&mut self.passphrase, &mut self.default_stream_id]).flatten() {
+            HIDDEN.clone_into(text);
+        }
+        self.passphrases.values_mut().for_each(|text| HIDDEN.clone_into(text));
+    }
+}
+
+fn passphrase(key: &'static str, text: &str) -> Result<srt::Passphrase, ConfigError> {
+    let text = secret(key, text)?;
+    srt::Passphrase::new(&text).map_err(|error| ConfigError::Secret { key, error: error.to_string() })
+}
+
+/// A secret as it is written, or where `env:` and `file:` say it is.
+fn secret(key: &'static str, text: &str) -> Result<String, ConfigError> {
+    let found = match (text.strip_prefix("env:"), text.strip_prefix("file:")) {
+        (Some(name), _) => std::env::var(name).map_err(|error| format!("{name}: {error}")),
+        (_, Some(path)) => std::fs::read_to_string(path)
+            .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+            .map_err(|error| format!("{path}: {error}")),
+        _ => Ok(text.to_owned()),
+    };
+    found.map_err(|error| ConfigError::Secret { key, error })
+}
+
 /// Checked configuration: every value that exists is usable.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -228,6 +428,14 @@ pub struct Config {
     pub rtmp: Listen,
     /// RTMPS.
     pub rtmps: Listen,
+    /// SRT.
+    pub srt: Listen,
+    /// How SRT is spoken.
+    pub srt_settings: SrtSettings,
+    /// SRT calls to other servers.
+    pub srt_calls: Vec<SrtCall>,
+    /// Streams over plain UDP, in and out.
+    pub udp: (Vec<UdpStream>, Vec<UdpStream>),
     /// Operations.
     pub ops: Listen,
     /// Certificate and key, if they are named.
@@ -274,6 +482,14 @@ pub enum ConfigError {
         /// Highest.
         high: u64,
     },
+    /// A secret cannot be had, or is none; it is not repeated.
+    #[error("{key}: {error}")]
+    Secret {
+        /// The key.
+        key: &'static str,
+        /// What is wrong.
+        error: String,
+    },
     /// Only one of two that belong together.
     #[error("[tls] needs both certificate and key, or neither")]
     HalfTls,
@@ -303,7 +519,7 @@ impl ConfigError {
     /// The key in the file that is to blame, if one is.
     fn key(&self) -> Option<&'static str> {
         match self {
-            Self::Range { key, .. } => Some(key),
+            Self::Range { key, .. } | Self::Secret { key, .. } => Some(key),
             Self::HalfTls => Some("tls"),
             Self::LogFilter { .. } => Some("log.filter"),
             Self::Unreadable { .. } | Self::Syntax { .. } | Self::At { .. } => None,
@@ -349,6 +565,13 @@ impl ConfigFile {
         toml::from_str(&text).map_err(|error| ConfigError::Syntax { path: path.into(), error: Box::new(error) })
     }
 
+    /// Without passphrases and keys: to be shown.
+    #[must_use]
+    pub fn redacted(mut self) -> Self {
+        self.srt.redact();
+        self
+    }
+
     /// The same with every default written out.
     #[must_use]
     pub fn effective(mut self) -> Self {
@@ -360,6 +583,7 @@ impl ConfigFile {
         self.listen.https.get_or_insert(with_tls(8443));
         self.listen.rtmp.get_or_insert(at([0; 4], 1935));
         self.listen.rtmps.get_or_insert(with_tls(1936));
+        self.listen.srt.get_or_insert(at([0; 4], 8890));
         self.listen.ops.get_or_insert(at([127, 0, 0, 1], 9090));
         self
     }
@@ -411,13 +635,6 @@ impl TryFrom<ConfigFile> for Config {
                 1_000_000,
             )?,
         };
-        let rtmp_connections = ConnectionLimits {
-            max: connections("limits.rtmp_connections_max", limits.rtmp_connections_max)?,
-            per_address_max: connections(
-                "limits.rtmp_connections_per_address_max",
-                limits.rtmp_connections_per_address_max,
-            )?,
-        };
         let certificate = match (file.tls.certificate, file.tls.key) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
@@ -430,10 +647,14 @@ impl TryFrom<ConfigFile> for Config {
             https: listen(file.listen.https),
             rtmp: listen(file.listen.rtmp),
             rtmps: listen(file.listen.rtmps),
+            srt: listen(file.listen.srt),
+            srt_settings: file.srt.settings()?,
+            srt_calls: file.srt.calls()?,
+            udp: file.udp.streams(file.srt.silent_seconds)?,
             ops: listen(file.listen.ops),
             certificate,
             hub,
-            rtmp_connections,
+            rtmp_connections: limits.rtmp_connections()?,
             delivery,
             shutdown_grace: seconds("limits.shutdown_grace_seconds", limits.shutdown_grace_seconds, 0, 300)?,
         })

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use control::{Api, DeliveryFigures, EraRow, KeyPurpose, Store};
 use delivery::{Delivery, EraRecord, EraStore, Saving, Surroundings};
-use gateway::{Doors, Gateway, Grant};
+use gateway::{Doors, Gateway, Grant, SrtCall, UdpStream};
 use hub::{Arrival, Hub, StreamEvent};
 use media::{PlayRefusal, Playback, StreamKey, StreamName};
 use serde::{Deserialize, Serialize};
 use telemetry::Metrics;
 use telemetry::encoding::text::encode;
 use telemetry::registry::Registry;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -49,6 +49,9 @@ pub struct Addresses {
     /// RTMPS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtmps: Option<SocketAddr>,
+    /// SRT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub srt: Option<SocketAddr>,
     /// Operations.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ops: Option<SocketAddr>,
@@ -167,8 +170,56 @@ async fn bind(name: &str, listen: Listen) -> anyhow::Result<Option<TcpListener>>
     listener.map(Some).with_context(|| format!("cannot listen on {address} for {name}"))
 }
 
-fn local(listener: Option<&TcpListener>) -> Option<SocketAddr> {
-    listener.and_then(|listener| listener.local_addr().ok())
+/// What the kernel may hold for a socket: a keyframe of each of some hundred streams.
+const DATAGRAM_BUFFER_BYTES: usize = 8 << 20;
+
+async fn bind_datagrams(name: &str, listen: Listen) -> anyhow::Result<Option<UdpSocket>> {
+    use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
+    use rustix::net::sockopt::{set_socket_send_buffer_size, set_socket_send_buffer_size_force};
+    let Listen::At(address) = listen else { return Ok(None) };
+    let socket = UdpSocket::bind(address).await;
+    let socket = socket.with_context(|| format!("cannot listen on {address} (UDP) for {name}"))?;
+    // Beyond its limit the kernel lets only root go; what it gives is good enough for few streams.
+    let _ = set_socket_recv_buffer_size_force(&socket, DATAGRAM_BUFFER_BYTES)
+        .or_else(|_| set_socket_recv_buffer_size(&socket, DATAGRAM_BUFFER_BYTES));
+    let _ = set_socket_send_buffer_size_force(&socket, DATAGRAM_BUFFER_BYTES)
+        .or_else(|_| set_socket_send_buffer_size(&socket, DATAGRAM_BUFFER_BYTES));
+    Ok(Some(socket))
+}
+
+/// Where the server listens.
+struct Sockets {
+    http: Option<TcpListener>,
+    https: Option<TcpListener>,
+    rtmp: Option<TcpListener>,
+    rtmps: Option<TcpListener>,
+    srt: Option<UdpSocket>,
+    ops: Option<TcpListener>,
+}
+
+impl Sockets {
+    async fn bind(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self {
+            http: bind("HTTP", config.http).await?,
+            https: bind("HTTPS", config.https).await?,
+            rtmp: bind("RTMP", config.rtmp).await?,
+            rtmps: bind("RTMPS", config.rtmps).await?,
+            srt: bind_datagrams("SRT", config.srt).await?,
+            ops: bind("operations", config.ops).await?,
+        })
+    }
+
+    fn addresses(&self) -> Addresses {
+        let local = |listener: &Option<TcpListener>| listener.as_ref().and_then(|socket| socket.local_addr().ok());
+        Addresses {
+            http: local(&self.http),
+            https: local(&self.https),
+            rtmp: local(&self.rtmp),
+            rtmps: local(&self.rtmps),
+            srt: self.srt.as_ref().and_then(|socket| socket.local_addr().ok()),
+            ops: local(&self.ops),
+        }
+    }
 }
 
 impl Server {
@@ -180,16 +231,9 @@ impl Server {
         raise_file_limit();
         let lock = StateLock::take(&config.state)?;
         let store = Arc::new(Store::open(&config.state)?);
-        let (http, https) = (bind("HTTP", config.http).await?, bind("HTTPS", config.https).await?);
-        let (rtmp, rtmps) = (bind("RTMP", config.rtmp).await?, bind("RTMPS", config.rtmps).await?);
-        let ops = bind("operations", config.ops).await?;
-        let addresses = Addresses {
-            http: local(http.as_ref()),
-            https: local(https.as_ref()),
-            rtmp: local(rtmp.as_ref()),
-            rtmps: local(rtmps.as_ref()),
-            ops: local(ops.as_ref()),
-        };
+        let sockets = Sockets::bind(&config).await?;
+        let addresses = sockets.addresses();
+        let Sockets { http, https, rtmp, rtmps, srt, ops } = sockets;
         let certificate = match (&https, &rtmps) {
             (None, None) => None,
             _ => Some(Certificate::load(config.certificate.as_ref(), &config.state)?),
@@ -214,6 +258,10 @@ impl Server {
         if let Some(listener) = rtmp {
             gateway.serve_rtmp(listener, None);
         }
+        if let Some(socket) = srt {
+            gateway.serve_srt(socket, config.srt_settings);
+        }
+        start_configured(&gateway, config.udp, config.srt_calls).await?;
         if let Some(certificate) = certificate {
             if let Some(listener) = https {
                 let tls = certificate.server_config(&[b"h2", b"http/1.1"])?;
@@ -277,6 +325,23 @@ impl Server {
         let _ = std::fs::remove_file(self.state.join(SOCKET));
         info!("stopped");
     }
+}
+
+/// Sources and destinations that the configuration names.
+async fn start_configured(
+    gateway: &Gateway,
+    (inputs, outputs): (Vec<UdpStream>, Vec<UdpStream>),
+    calls: Vec<SrtCall>,
+) -> anyhow::Result<()> {
+    for input in inputs {
+        let address = input.address;
+        gateway.receive_udp(input).await.with_context(|| format!("cannot receive on {address} (UDP)"))?;
+    }
+    for output in outputs {
+        gateway.send_udp(output).await.context("cannot send over UDP")?;
+    }
+    calls.into_iter().for_each(|call| gateway.call_srt(call));
+    Ok(())
 }
 
 fn make_api(

@@ -15,6 +15,10 @@ pub enum Protocol {
     rtmp,
     /// RTMP over TLS.
     rtmps,
+    /// SRT.
+    srt,
+    /// MPEG-TS over plain UDP.
+    udp,
 }
 
 impl Protocol {
@@ -23,6 +27,8 @@ impl Protocol {
         match self {
             Self::rtmp => "rtmp",
             Self::rtmps => "rtmps",
+            Self::srt => "srt",
+            Self::udp => "udp",
         }
     }
 }
@@ -61,6 +67,66 @@ pub enum RejectReason {
     limit,
     /// No such stream to play.
     not_found,
+    /// The peer speaks what is not spoken here, or cannot be understood.
+    protocol,
+}
+
+/// What became of SRT packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "label values are written as they are named")]
+pub enum SrtCount {
+    /// Came, repeated ones included.
+    received,
+    /// Were missing at first.
+    lost,
+    /// Came again.
+    received_again,
+    /// Came too late.
+    belated,
+    /// Never came: missing in the media.
+    dropped,
+    /// Could not be decrypted.
+    undecryptable,
+    /// Could not be read.
+    malformed,
+    /// Sent for the first time.
+    sent,
+    /// Sent again.
+    sent_again,
+    /// Given up before the peer had them.
+    given_up,
+}
+
+/// What is wrong with a transport stream: ETSI TR 101 290.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "label values are written as they are named")]
+pub enum TsError {
+    /// 1.1
+    sync_loss,
+    /// 1.2
+    sync_byte,
+    /// 1.3
+    pat,
+    /// 1.4
+    continuity_count,
+    /// 1.5
+    pmt,
+    /// 1.6
+    pid,
+    /// 2.1
+    transport,
+    /// 2.2
+    crc,
+    /// 2.3a
+    pcr_repetition,
+    /// 2.3b
+    pcr_discontinuity,
+    /// 2.5
+    pts,
+    /// 2.6
+    cat,
+    /// A unit was too large and left out.
+    oversized_unit,
 }
 
 /// A repair of the timeline.
@@ -125,6 +191,18 @@ struct RejectLabels {
     reason: RejectReason,
 }
 
+/// What became of SRT packets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SrtLabels {
+    what: SrtCount,
+}
+
+/// What is wrong with a transport stream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TsLabels {
+    error: TsError,
+}
+
 /// Class and status of an HTTP request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct HttpLabels {
@@ -142,7 +220,11 @@ pub struct Metrics {
     received_bytes: Family<IngestLabels, Counter>,
     rejected: Family<RejectLabels, Counter>,
     repairs: Family<RepairLabels, Counter>,
+    srt_packets: Family<SrtLabels, Counter>,
+    ts_errors: Family<TsLabels, Counter>,
     http_requests: Family<HttpLabels, Counter>,
+    /// SRT datagrams dropped because their session was too slow.
+    pub srt_queue_drops: Counter,
     /// Bytes of response bodies.
     pub http_sent_bytes: Counter,
     /// Connections that are open.
@@ -175,7 +257,10 @@ impl Metrics {
             received_bytes: Family::default(),
             rejected: Family::default(),
             repairs: Family::default(),
+            srt_packets: Family::default(),
+            ts_errors: Family::default(),
             http_requests: Family::default(),
+            srt_queue_drops: Counter::default(),
             http_sent_bytes: Counter::default(),
             http_connections: Gauge::default(),
             http_refused_connections: Counter::default(),
@@ -197,6 +282,13 @@ impl Metrics {
         );
         registry.register("ingest_rejected", "Publishes and plays that were refused, by reason", m.rejected.clone());
         registry.register("timeline_repairs", "Repairs of encoders' timestamps, by kind", m.repairs.clone());
+        registry.register("srt_packets", "SRT packets, by what became of them", m.srt_packets.clone());
+        registry.register(
+            "srt_queue_drops",
+            "SRT datagrams dropped because their session was too slow",
+            m.srt_queue_drops.clone(),
+        );
+        registry.register("ts_errors", "Errors of transport streams, as in ETSI TR 101 290", m.ts_errors.clone());
         registry.register("http_requests", "HTTP requests answered, by class and status", m.http_requests.clone());
         registry.register("http_sent_bytes", "Bytes of HTTP response bodies", m.http_sent_bytes.clone());
         registry.register("http_connections", "HTTP connections that are open", m.http_connections.clone());
@@ -254,6 +346,20 @@ impl Metrics {
         }
     }
 
+    /// So many SRT packets fared so.
+    pub fn srt_packets(&self, what: SrtCount, count: u64) {
+        if count > 0 {
+            self.srt_packets.get_or_create(&SrtLabels { what }).inc_by(count);
+        }
+    }
+
+    /// So many errors of transport streams.
+    pub fn ts_error(&self, error: TsError, count: u64) {
+        if count > 0 {
+            self.ts_errors.get_or_create(&TsLabels { error }).inc_by(count);
+        }
+    }
+
     /// A request was answered.
     pub fn http_request(&self, class: HttpClass, status: u16) {
         self.http_requests.get_or_create(&HttpLabels { class, status }).inc();
@@ -276,6 +382,8 @@ mod tests {
         metrics.session_opened(Protocol::rtmp);
         metrics.session_closed(Protocol::rtmp, CloseReason::peer);
         metrics.received_bytes(Protocol::rtmp);
+        metrics.srt_packets(SrtCount::received, 1);
+        metrics.ts_error(TsError::crc, 1);
         metrics.rejected(RejectReason::busy);
         metrics.repaired(RepairKind::jump, 1);
         metrics.http_request(HttpClass::page, 200);

@@ -103,10 +103,10 @@ struct Totals {
     bytes: AtomicU64,
 }
 
-/// Runs viewers. `on_second` is told once a second how many have come, and who has run dry so far.
+/// Runs viewers, spread evenly over the addresses. `on_second` is told once a second how many have come, and who has run dry so far.
 pub async fn viewers(
     shared: &Arc<Shared>,
-    url: &Url,
+    urls: &[Url],
     settings: LoadSettings,
     mut on_second: impl FnMut(u32, u64),
 ) -> LoadReport {
@@ -117,8 +117,8 @@ pub async fn viewers(
     let steady = began + settings.ramp;
     let until = steady + settings.duration;
     let mut tasks = JoinSet::new();
-    for index in 0..settings.viewers {
-        let (shared, url) = (Arc::clone(shared), url.clone());
+    for (index, url) in (0..settings.viewers).zip(urls.iter().cycle().cloned()) {
+        let shared = Arc::clone(shared);
         let (totals, stalls, came) = (Arc::clone(&totals), Arc::clone(&stalls), Arc::clone(&came));
         let starts = began + settings.ramp * index / settings.viewers.max(1);
         let player = PlayerSettings { samples_max: SAMPLES_MAX, ..settings.player };
@@ -165,7 +165,7 @@ pub async fn viewers(
     }
     let per_second = |count: u64| u64::try_from(u128::from(count) * 1000 / span.as_millis().max(1)).unwrap_or(u64::MAX);
     let rates = (per_second(requests - counted.0), per_second((bytes - counted.1) * 8));
-    sum_up(url, settings.viewers, &viewers, rates, client_figures(used, span, &lag))
+    sum_up(urls, settings.viewers, &viewers, rates, client_figures(used, span, &lag))
 }
 
 fn count(totals: &Totals) -> (u64, u64) {
@@ -188,7 +188,13 @@ fn processor_time() -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-fn sum_up(url: &Url, meant: u32, viewers: &[(u32, Quality)], rates: (u64, u64), client: ClientFigures) -> LoadReport {
+fn sum_up(
+    urls: &[Url],
+    meant: u32,
+    viewers: &[(u32, Quality)],
+    rates: (u64, u64),
+    client: ClientFigures,
+) -> LoadReport {
     let mut all = Quality::new(2);
     let mut startup = Samples::new(viewers.len());
     debug_assert!(viewers.len() <= meant as usize, "each came once");
@@ -212,7 +218,7 @@ fn sum_up(url: &Url, meant: u32, viewers: &[(u32, Quality)], rates: (u64, u64), 
         u32::try_from(viewers.iter().filter(|(_, quality)| is_meant(quality)).count()).unwrap_or(u32::MAX)
     };
     LoadReport {
-        url: url.to_string(),
+        url: urls.iter().map(Url::to_string).collect::<Vec<_>>().join(" "),
         viewers: meant,
         began: count(|quality| quality.startup.is_some()),
         viewers_with_stalls: count(|quality| quality.stalls > 0),

@@ -104,7 +104,7 @@ fn get(address: &str, path: &str) -> anyhow::Result<Vec<u8>> {
 }
 
 /// The newest complete segment of a stream, and its playlist's path.
-fn newest(http: &str, stream: &str) -> anyhow::Result<(String, String)> {
+pub(super) fn newest(http: &str, stream: &str) -> anyhow::Result<(String, String)> {
     let multivariant = String::from_utf8(get(http, &format!("/live/{stream}/index.m3u8"))?)?;
     let media = multivariant.lines().last().context("a playlist")?.to_owned();
     let playlist = format!("/live/{stream}/{media}");

@@ -22,7 +22,7 @@ fn playlist(parts_of_last: usize) -> MediaPlaylist {
             duration: 0,
             init: Arc::clone(&init),
             parts: Vec::new(),
-            whole: Bytes::new(),
+            whole: Vec::new(),
         });
         for index in 0..if number == 12 { parts_of_last } else { 4 } {
             playlist.add_part(part(index == 0));
@@ -117,4 +117,21 @@ fn ll_18_only_what_is_listed_or_hinted_has_a_name() {
         };
         assert_eq!(found, expected, "{name}");
     }
+}
+
+#[test]
+fn a_complete_segment_is_its_parts_in_few_pieces() {
+    let mut playlist = playlist(0);
+    let part =
+        |fill: u8, size: usize| Part { duration: SECOND / 2, is_independent: true, data: vec![fill; size].into() };
+    let sizes = [600_000, 700_000, 400_000, 3_000_000, 100_000, 100_000];
+    for (fill, size) in (1..).zip(sizes) {
+        playlist.add_part(part(fill, size));
+    }
+    playlist.complete(0);
+    let segment = playlist.segments().next_back().expect("one");
+    let pieces: Vec<usize> = segment.whole.iter().map(Bytes::len).collect();
+    assert_eq!(pieces, [1_300_000, 400_000, 3_000_000, 200_000]);
+    let joined: Vec<u8> = segment.parts.iter().flat_map(|part| part.data.to_vec()).collect();
+    assert!(joined == segment.whole.concat() && joined.len() == sizes.iter().sum::<usize>());
 }

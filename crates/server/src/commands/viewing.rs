@@ -186,8 +186,10 @@ pub(super) async fn run_check(args: CheckArgs) -> anyhow::Result<bool> {
 
 #[derive(Debug, Args)]
 pub(super) struct LoadArgs {
-    /// What is watched (http, https), or where is published (rtmp://HOST/APP; {n} is the publisher's number).
-    url: String,
+    /// What is watched (http, https; several are shared out evenly), or where is published (rtmp://HOST/APP; {n} is the
+    /// publisher's number).
+    #[arg(required = true, value_name = "URL")]
+    urls: Vec<String>,
     /// So many viewers.
     #[arg(long, value_name = "N", conflicts_with = "publishers", required_unless_present = "publishers")]
     viewers: Option<u32>,
@@ -215,16 +217,17 @@ pub(super) async fn run_load(args: LoadArgs) -> anyhow::Result<bool> {
     if let Some(count) = args.publishers {
         return run_publishers(args, count).await;
     }
-    let url: Url = args.url.parse()?;
+    let urls: Vec<Url> = args.urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
+    let first = urls.first().context("an address is needed")?;
     let settings = LoadSettings {
         viewers: args.viewers.unwrap_or(1).clamp(1, 1_000_000),
         ramp: args.ramp,
         duration: args.duration,
         player: args.play.player(),
     };
-    let shared = args.play.shared(&url)?;
+    let shared = args.play.shared(first)?;
     let live = io::stderr().is_terminal();
-    let report = viewers(&shared, &url, settings, |came, stalls| {
+    let report = viewers(&shared, &urls, settings, |came, stalls| {
         if live {
             let _ = write!(io::stderr(), "\r\x1b[K{came} viewers, {stalls} stalls so far");
         }
@@ -242,7 +245,8 @@ pub(super) async fn run_load(args: LoadArgs) -> anyhow::Result<bool> {
 }
 
 async fn run_publishers(args: LoadArgs, count: u32) -> anyhow::Result<bool> {
-    let rest = args.url.strip_prefix("rtmp://").context("publishers send to rtmp://HOST[:PORT]/APP[/KEY]")?;
+    let [url] = args.urls.as_slice() else { bail!("publishers send to one address") };
+    let rest = url.strip_prefix("rtmp://").context("publishers send to rtmp://HOST[:PORT]/APP[/KEY]")?;
     let (host, path) = rest.split_once('/').context("the address names no application: rtmp://HOST[:PORT]/APP")?;
     let server = if host.contains(':') { host.to_owned() } else { format!("{host}:1935") };
     let clip = args.clip.context("--clip names the FLV file to replay")?;

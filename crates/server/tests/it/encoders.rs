@@ -31,7 +31,7 @@ async fn record(rig: &Rig, stream: &str, track: &str, segments: usize) -> (Vec<u
 }
 
 /// Decodes a file and fails at the smallest error; returns what ffmpeg says of its streams.
-async fn decode(file: &Path) -> String {
+pub(crate) async fn decode(file: &Path) -> String {
     let name = file.to_str().expect("a plain path");
     let strict = ["-v", "error", "-xerror", "-err_detect", "explode", "-i", name, "-f", "null", "-"];
     let (success, _, errors) = Program::start("/usr/bin/ffmpeg", strict).finish().await;
@@ -52,7 +52,7 @@ async fn packet_times(file: &Path) -> Vec<(i64, i64)> {
         .collect()
 }
 
-async fn check_media(rig: &Rig, stream: &str, expected: &[(&str, &str)]) {
+pub(crate) async fn check_media(rig: &Rig, stream: &str, expected: &[(&str, &str)]) {
     for (track, says) in expected {
         let (bytes, playlist) = record(rig, stream, track, 3).await;
         assert_eq!(playlist.broken_rules(), Vec::<String>::new());

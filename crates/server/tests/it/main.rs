@@ -12,4 +12,5 @@ mod playback;
 mod refusals;
 mod rig;
 mod sources;
+mod srt;
 mod viewing;

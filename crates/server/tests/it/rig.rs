@@ -39,6 +39,7 @@ fn config(state: &Path, addresses: &Addresses, change: impl FnOnce(&mut ConfigFi
     file.listen.https = at(addresses.https);
     file.listen.rtmp = at(addresses.rtmp);
     file.listen.rtmps = at(addresses.rtmps);
+    file.listen.srt = at(addresses.srt);
     file.listen.ops = at(addresses.ops);
     change(&mut file);
     Config::try_from(file).expect("a usable configuration")
@@ -65,7 +66,12 @@ impl Rig {
 
     /// Starts again on the same addresses and state.
     pub(crate) async fn start_again(&mut self) {
-        let server = Server::start(config(&self.state, &self.addresses, |_| {})).await.expect("starts again");
+        self.start_again_with(|_| {}).await;
+    }
+
+    /// Likewise, with another configuration.
+    pub(crate) async fn start_again_with(&mut self, change: impl FnOnce(&mut ConfigFile)) {
+        let server = Server::start(config(&self.state, &self.addresses, change)).await.expect("starts again");
         self.server = Some(server);
     }
 
@@ -75,6 +81,10 @@ impl Rig {
 
     pub(crate) fn rtmp(&self) -> SocketAddr {
         self.addresses.rtmp.expect("listens")
+    }
+
+    pub(crate) fn srt(&self) -> SocketAddr {
+        self.addresses.srt.expect("listens")
     }
 
     /// A key to publish a stream.

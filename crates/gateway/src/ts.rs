@@ -1,0 +1,354 @@
+//! Transport streams between datagrams and the hub: what SRT and plain UDP have in common.
+
+use bytes::{Bytes, BytesMut};
+use codec::adts::{self, AdtsReader, AudioFrame};
+use codec::latm::LatmReader;
+use codec::{annexb, opus};
+use container::mpegts::{Demuxer, DemuxerConfig, ElementaryStream, Event, Health, Muxer, PesUnit, StreamKind};
+use hub::{Advice, Announcement, Arrival, Entry, Item, Leg, Repairs, Tracks, Transport};
+use media::{AudioCodec, AudioConfig, CodecConfig, TrackKind, VideoCodec};
+use std::sync::Arc;
+use std::time::Duration;
+use telemetry::{Metrics, TsError};
+use tracing::{info, warn};
+
+use crate::count_repairs;
+
+/// A transport stream that feeds a leg.
+pub(crate) struct TsSource {
+    leg: Leg,
+    demuxer: Demuxer,
+    video: Option<(u16, VideoCodec)>,
+    audio: Option<AudioTrack>,
+    problems: Vec<Advice>,
+    health: Health,
+    repairs: Repairs,
+}
+
+struct AudioTrack {
+    pid: u16,
+    reader: AudioReader,
+    config: Option<AudioConfig>,
+    /// When the next frame begins, in nanoseconds, where its unit does not say.
+    next_nanos: Option<i64>,
+}
+
+enum AudioReader {
+    Adts(AdtsReader),
+    Latm(LatmReader),
+    Opus(u8),
+}
+
+/// 1/90,000 s in nanoseconds.
+fn nanos(ticks: i64) -> i64 {
+    ticks.saturating_mul(100_000) / 9
+}
+
+impl TsSource {
+    pub(crate) fn new(leg: Leg) -> Self {
+        Self {
+            leg,
+            demuxer: Demuxer::new(DemuxerConfig::default()),
+            video: None,
+            audio: None,
+            problems: Vec::new(),
+            health: Health::default(),
+            repairs: Repairs::default(),
+        }
+    }
+
+    /// How far the source is ahead of real time.
+    pub(crate) fn ahead(&self) -> Duration {
+        self.leg.ahead()
+    }
+
+    /// Ends the leg.
+    pub(crate) fn close(mut self, at: Arrival) {
+        self.demuxer.finish();
+        let _ = self.take(at);
+        self.leg.close(at);
+    }
+
+    /// Takes bytes of the stream.
+    ///
+    /// # Errors
+    /// In words, for the encoder's user: nothing of it can be carried.
+    pub(crate) fn push(&mut self, at: Arrival, bytes: &[u8]) -> Result<(), String> {
+        self.demuxer.push(bytes);
+        self.take(at)
+    }
+
+    fn take(&mut self, at: Arrival) -> Result<(), String> {
+        while let Some(event) = self.demuxer.poll() {
+            match event {
+                Event::Program { streams, .. } => self.on_program(at, &streams)?,
+                Event::Unit(unit) => self.on_unit(at, &unit),
+                Event::Scrambled { pid } => {
+                    warn!(pid, "the stream is scrambled and cannot be read");
+                    self.problems.push(Advice {
+                        code: "scrambled",
+                        text: format!("the stream of PID {pid} is scrambled and cannot be read"),
+                        fix: "send it in the clear; SRT encrypts on the way",
+                    });
+                }
+                Event::SpliceInfo { pid, section } => info!(pid, bytes = section.len(), "SCTE 35 section"),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_program(&mut self, at: Arrival, streams: &[ElementaryStream]) -> Result<(), String> {
+        let video = streams.iter().find_map(|stream| match stream.kind {
+            StreamKind::H264 => Some((stream.pid, VideoCodec::Avc)),
+            StreamKind::H265 => Some((stream.pid, VideoCodec::Hevc)),
+            _ => None,
+        });
+        let audio = streams.iter().find_map(|stream| {
+            let reader = match stream.kind {
+                StreamKind::AacAdts => AudioReader::Adts(AdtsReader::default()),
+                StreamKind::AacLatm => AudioReader::Latm(LatmReader::default()),
+                StreamKind::Opus { channel_config } => AudioReader::Opus(channel_config),
+                _ => return None,
+            };
+            Some(AudioTrack { pid: stream.pid, reader, config: None, next_nanos: None })
+        });
+        self.problems.clear();
+        let carries = |kind: StreamKind| if kind.is_video() { video.is_some() } else { audio.is_some() };
+        for stream in streams.iter().filter(|stream| stream.kind.is_video() || stream.kind.is_audio()) {
+            if !carries(stream.kind) {
+                let name = stream.kind.name();
+                warn!(pid = stream.pid, codec = name, "not carried");
+                self.problems.push(Advice {
+                    code: "unsupported_codec",
+                    text: format!("{name} is not carried: browsers do not play it"),
+                    fix: "set the encoder to H.264 or H.265, and to AAC or Opus",
+                });
+            }
+        }
+        if streams.is_empty() {
+            return Ok(()); // the program is gone, and may come back
+        }
+        if video.is_none() && audio.is_none() {
+            let names: Vec<&str> = streams.iter().map(|stream| stream.kind.name()).collect();
+            return Err(format!(
+                "nothing of it can be carried ({}): set the encoder to H.264 or H.265, and to AAC or Opus",
+                names.join(", ")
+            ));
+        }
+        if self.video != video {
+            self.video = video;
+            if let Some((_, codec)) = video {
+                self.leg.video_in_band(codec);
+            }
+        }
+        if self.audio.as_ref().map(|track| track.pid) != audio.as_ref().map(|track| track.pid) {
+            self.audio = audio;
+        }
+        self.leg.announce(
+            at.now,
+            Announcement { video: self.video.is_some(), audio: self.audio.is_some(), ..Announcement::default() },
+        );
+        Ok(())
+    }
+
+    fn on_unit(&mut self, at: Arrival, unit: &PesUnit) {
+        if let Some((_, codec)) = self.video.filter(|(pid, _)| *pid == unit.pid) {
+            if unit.after_loss {
+                self.leg.count_damaged();
+            }
+            let Some(dts) = unit.dts else { return };
+            let is_key = unit.is_random_access || annexb::has_parameter_sets(codec, &unit.payload);
+            let offset = unit.pts.map_or(0, |pts| pts - dts);
+            let data = annexb::to_lengths(&unit.payload);
+            self.leg.video_unit(at, nanos(dts), nanos(offset), is_key, &data);
+            return;
+        }
+        if self.audio.as_ref().is_some_and(|track| track.pid == unit.pid) {
+            self.on_audio(at, unit);
+        }
+    }
+
+    fn on_audio(&mut self, at: Arrival, unit: &PesUnit) {
+        let Some(track) = &mut self.audio else { return };
+        if unit.after_loss {
+            track.reset();
+        }
+        // spec: ISO/IEC 13818-1 §2.4.3.7: the time is that of the first frame that begins in the unit
+        let mut stamped = unit.pts.map(nanos);
+        let carries_over = track.is_within_a_frame();
+        let frames = track.frames(&unit.payload);
+        for (index, frame) in frames.into_iter().enumerate() {
+            let Ok(frame) = frame else {
+                self.leg.count_damaged();
+                continue;
+            };
+            let is_of_before = index == 0 && carries_over;
+            let time = if is_of_before { track.next_nanos } else { stamped.take().or(track.next_nanos) };
+            let Some(time) = time else { continue };
+            if track.config.as_ref() != Some(&frame.config) {
+                track.config = Some(frame.config.clone());
+                self.leg.audio_known(at, frame.config.clone());
+            }
+            track.next_nanos = Some(time + length_nanos(&frame));
+            self.leg.audio_unit(at, frame.config.codec, time, frame.payload);
+        }
+        // A frame that began in this unit and is not whole yet has the unit's time.
+        if let Some(stamped) = stamped.filter(|_| track.is_within_a_frame()) {
+            track.next_nanos = Some(stamped);
+        }
+    }
+
+    /// Hands on what the network did.
+    pub(crate) fn report(&mut self, transport: Transport) {
+        let continuity_errors = self.demuxer.health().continuity_count_error;
+        self.leg.report(Transport { continuity_errors, ..transport }, self.problems.clone());
+    }
+
+    /// Adds what was repaired and what was wrong since the last time to the metrics.
+    pub(crate) fn count(&mut self, metrics: &Metrics) {
+        count_repairs(metrics, &self.leg, &mut self.repairs);
+        let now = *self.demuxer.health();
+        let before = std::mem::replace(&mut self.health, now);
+        for (kind, now, before) in [
+            (TsError::sync_loss, now.sync_loss, before.sync_loss),
+            (TsError::sync_byte, now.sync_byte_error, before.sync_byte_error),
+            (TsError::pat, now.pat_error, before.pat_error),
+            (TsError::continuity_count, now.continuity_count_error, before.continuity_count_error),
+            (TsError::pmt, now.pmt_error, before.pmt_error),
+            (TsError::pid, now.pid_error, before.pid_error),
+            (TsError::transport, now.transport_error, before.transport_error),
+            (TsError::crc, now.crc_error, before.crc_error),
+            (TsError::pcr_repetition, now.pcr_repetition_error, before.pcr_repetition_error),
+            (
+                TsError::pcr_discontinuity,
+                now.pcr_discontinuity_indicator_error,
+                before.pcr_discontinuity_indicator_error,
+            ),
+            (TsError::pts, now.pts_error, before.pts_error),
+            (TsError::cat, now.cat_error, before.cat_error),
+            (TsError::oversized_unit, now.oversized_units, before.oversized_units),
+        ] {
+            metrics.ts_error(kind, now - before);
+        }
+    }
+}
+
+impl AudioTrack {
+    fn is_within_a_frame(&self) -> bool {
+        match &self.reader {
+            AudioReader::Adts(reader) => reader.is_within_a_frame(),
+            AudioReader::Latm(reader) => reader.is_within_a_frame(),
+            AudioReader::Opus(_) => false,
+        }
+    }
+
+    fn reset(&mut self) {
+        match &mut self.reader {
+            AudioReader::Adts(reader) => reader.reset(),
+            AudioReader::Latm(reader) => reader.reset(),
+            AudioReader::Opus(_) => {}
+        }
+    }
+
+    fn frames(&mut self, payload: &Bytes) -> Vec<Result<AudioFrame, codec::Error>> {
+        match &mut self.reader {
+            AudioReader::Adts(reader) => {
+                reader.push(payload);
+                std::iter::from_fn(|| reader.next().transpose()).collect()
+            }
+            AudioReader::Latm(reader) => {
+                reader.push(payload);
+                std::iter::from_fn(|| reader.next().transpose()).collect()
+            }
+            AudioReader::Opus(channel_config) => {
+                match opus::ts_config(*channel_config).and_then(|config| Ok((config, opus::ts_packets(payload)?))) {
+                    Ok((config, packets)) => {
+                        let frame = |payload| Ok(AudioFrame { config: config.clone(), payload });
+                        packets.into_iter().map(frame).collect()
+                    }
+                    Err(error) => vec![Err(error)],
+                }
+            }
+        }
+    }
+}
+
+fn length_nanos(frame: &AudioFrame) -> i64 {
+    let samples = match frame.config.codec {
+        AudioCodec::Aac => frame.config.samples_per_unit,
+        AudioCodec::Opus => opus::packet_samples(&frame.payload).unwrap_or(frame.config.samples_per_unit),
+    };
+    frame.config.timescale.nanos(i64::from(samples))
+}
+
+/// The program as a transport stream, from a random access point on.
+#[derive(Default)]
+pub(crate) struct TsSink {
+    tracks: Option<Arc<Tracks>>,
+    muxer: Option<Muxer>,
+    /// The index of each track's stream: video, audio.
+    streams: [Option<usize>; 2],
+    waits_for_video: bool,
+}
+
+impl TsSink {
+    /// The packets of an entry; none before the first random access point, and for codecs that transport streams do not carry.
+    pub(crate) fn packets(&mut self, entry: &Entry) -> Bytes {
+        let Item::Unit(unit) = &entry.item else { return Bytes::new() };
+        if self.tracks.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &entry.tracks)) {
+            self.begin(entry);
+        }
+        if self.waits_for_video && !(unit.track == TrackKind::Video && unit.is_random_access) {
+            return Bytes::new();
+        }
+        self.waits_for_video = false;
+        let index = usize::from(unit.track == TrackKind::Audio);
+        let (Some(Some(stream)), Some(muxer)) = (self.streams.get(index), &mut self.muxer) else {
+            return Bytes::new();
+        };
+        let Some(config) = entry.tracks.config(unit.track) else { return Bytes::new() };
+        let payload = match &config {
+            CodecConfig::Video(config) => annexb::to_start_codes(config, &unit.payload, unit.is_random_access),
+            CodecConfig::Audio(config) => framed(config, &unit.payload.to_bytes()),
+        };
+        let Some(payload) = payload else { return Bytes::new() };
+        let ticks = |time: i64| {
+            let scaled = i128::from(time) * 90_000 / i128::from(config.timescale().hz());
+            i64::try_from(scaled).unwrap_or(0)
+        };
+        let mut out = BytesMut::with_capacity(payload.len() + payload.len() / 40 + 1024);
+        muxer.write(*stream, ticks(unit.pts.0), ticks(unit.dts.0), unit.is_random_access, &payload, &mut out);
+        out.freeze()
+    }
+
+    fn begin(&mut self, entry: &Entry) {
+        self.tracks = Some(Arc::clone(&entry.tracks));
+        let kind = |track| match entry.tracks.config(track)? {
+            CodecConfig::Video(config) => match config.codec {
+                VideoCodec::Avc => Some(StreamKind::H264),
+                VideoCodec::Hevc => Some(StreamKind::H265),
+                VideoCodec::Av1 | VideoCodec::Vp9 => None,
+            },
+            CodecConfig::Audio(config) => match config.codec {
+                AudioCodec::Aac => Some(StreamKind::AacAdts),
+                AudioCodec::Opus => Some(StreamKind::Opus { channel_config: config.channels }),
+            },
+        };
+        let mut kinds = Vec::new();
+        self.streams = [TrackKind::Video, TrackKind::Audio].map(|track| {
+            kinds.push(kind(track)?);
+            Some(kinds.len() - 1)
+        });
+        self.waits_for_video = self.streams.first().is_some_and(Option::is_some);
+        self.muxer = (!kinds.is_empty()).then(|| Muxer::new(&kinds));
+    }
+}
+
+/// A frame with what stands before it in a transport stream.
+fn framed(config: &AudioConfig, frame: &Bytes) -> Option<Bytes> {
+    let header = match config.codec {
+        AudioCodec::Aac => adts::header(config, frame.len())?.to_vec(),
+        AudioCodec::Opus => opus::ts_header(frame.len()),
+    };
+    Some([&header, &frame[..]].concat().into())
+}

@@ -1,0 +1,278 @@
+//! Real SRT encoders and players: ffmpeg, GStreamer, srt-live-transmit.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use testkit::programs::{Ffmpeg, Program};
+use testkit::relay::{Line, Relay};
+
+use crate::encoders::{check_media, decode};
+use crate::rig::{Encoder, PATIENCE, Rig, Viewer, counted, eventually};
+
+const MPEGTS: &str = "-f mpegts";
+const PASSPHRASE: &str = "correct horse battery";
+
+/// An encoder whose output is a transport stream.
+fn encoder() -> Encoder {
+    Encoder { muxer: MPEGTS, ..Encoder::default() }
+}
+
+fn url(server: std::net::SocketAddr, stream_id: &str, more: &str) -> String {
+    format!("srt://{server}?mode=caller&pkt_size=1316&streamid={stream_id}{more}")
+}
+
+async fn publish_url(rig: &Rig, stream: &str) -> String {
+    url(rig.srt(), &format!("publish:{stream}:{}", rig.key(stream).await), "")
+}
+
+/// What became of SRT packets.
+async fn packets(rig: &Rig, what: &str) -> u64 {
+    counted(rig, &format!("throughline_srt_packets_total{{what=\"{what}\"}}")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_h264_with_b_frames_and_aac_decodes_across_every_part_boundary() {
+    let rig = Rig::start().await;
+    let encoder = Encoder { muxer: MPEGTS, ..Encoder::with_b_frames() };
+    let _encoder = encoder.publish(&publish_url(&rig, "show").await);
+    check_media(&rig, "show", &[("video", "h264,640,360"), ("audio", "aac,48000")]).await;
+    let view = rig.api("/api/v1/streams/show").await;
+    assert_eq!(view["publisher"]["protocol"], "srt");
+    assert_eq!((&view["transport"]["dropped"], &view["transport"]["latency_ms"]), (&0.into(), &120.into()));
+    assert!(view["transport"]["packets"].as_u64() > Some(100), "{view}");
+    assert!(packets(&rig, "received").await > 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_open_gops_at_29_97_with_sound_at_44_1_khz_play_clean() {
+    let rig = Rig::start().await;
+    let video = "libx264 -preset veryfast -r 30000/1001 -bf 2 -g 30 -x264-params open-gop=1:scenecut=0 -pix_fmt yuv420p -b:v 600k";
+    let encoder = Encoder { video: Some(video), audio: Some("aac -b:a 96k -ar 44100 -ac 2"), ..encoder() };
+    let _encoder = encoder.publish(&publish_url(&rig, "show").await);
+    check_media(&rig, "show", &[("video", "h264,640,360"), ("audio", "aac,44100")]).await;
+    assert!(rig.multivariant("show").await.contains("FRAME-RATE=29.970"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_hevc_and_aac_in_latm_arrive() {
+    let rig = Rig::start().await;
+    let encoder = Encoder { muxer: "-f mpegts -mpegts_flags latm", ..Encoder::hevc() };
+    let encoder = Encoder { ffmpeg: Ffmpeg::Debian, ..encoder };
+    let _encoder = encoder.publish(&publish_url(&rig, "show").await);
+    check_media(&rig, "show", &[("video", "hevc,320,180"), ("audio", "aac,48000")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_opus_arrives() {
+    let rig = Rig::start().await;
+    let encoder = Encoder { audio: Some("libopus -b:a 64k -ac 2"), ..encoder() };
+    let _encoder = encoder.publish(&publish_url(&rig, "show").await);
+    check_media(&rig, "show", &[("video", "h264,640,360"), ("audio", "opus,48000")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_the_wrap_of_the_clock_in_mid_stream_is_invisible() {
+    let rig = Rig::start().await;
+    // 2^33 / 90,000 is 95,443.7 s.
+    let encoder = Encoder { extra: "-output_ts_offset 95438", ..encoder() };
+    let _encoder = encoder.publish(&publish_url(&rig, "show").await);
+    rig.multivariant("show").await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    check_media(&rig, "show", &[("video", "h264,640,360"), ("audio", "aac,48000")]).await;
+    let view = rig.api("/api/v1/streams/show").await;
+    assert_eq!((&view["repairs"]["jumps"], &view["delivery"]["discontinuities"]), (&0.into(), &0.into()), "{view}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_sound_that_is_not_carried_is_named_and_the_picture_goes_on() {
+    let rig = Rig::start().await;
+    let encoder = Encoder { audio: Some("mp2 -b:a 128k"), ..encoder() };
+    let _encoder = encoder.publish(&publish_url(&rig, "show").await);
+    assert!(!rig.multivariant("show").await.contains("mp4a"));
+    eventually("it says so", || async {
+        let view = rig.api("/api/v1/streams/show").await;
+        let text = view["advice"].to_string();
+        (text.contains("unsupported_codec") && text.contains("MP2")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_every_key_length_is_decrypted_and_a_wrong_passphrase_refused() {
+    let rig = Rig::with(|file| file.srt.passphrase = Some(PASSPHRASE.into())).await;
+    let passphrase = PASSPHRASE.replace(' ', "%20");
+    for (stream, bytes) in [("a", 16), ("b", 24), ("c", 32)] {
+        let base = publish_url(&rig, stream).await;
+        let url = format!("{base}&passphrase={passphrase}&pbkeylen={bytes}");
+        let _encoder = Encoder { audio: None, ..encoder() }.publish(&url);
+        check_media(&rig, stream, &[("video", "h264,640,360")]).await;
+    }
+    assert_eq!(packets(&rig, "undecryptable").await, 0);
+    let base = publish_url(&rig, "d").await;
+    for more in ["&passphrase=something%20else", ""] {
+        let encoder = Encoder { seconds: 5, ..encoder() };
+        let (success, _, _) = encoder.publish(&format!("{base}{more}")).finish().await;
+        assert!(!success, "refused: '{more}'");
+    }
+    assert!(rig.server.as_ref().is_some());
+    assert_eq!(counted(&rig, "throughline_ingest_rejected_total{reason=\"unauthorized\"}").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_02_who_has_no_right_is_refused_and_a_default_helps_encoders_without_an_identifier() {
+    let rig = Rig::start().await;
+    let key = rig.key("show").await;
+    let refused = async |stream_id: &str| {
+        let encoder = Encoder { seconds: 5, ..encoder() };
+        let (success, _, errors) = encoder.publish(&url(rig.srt(), stream_id, "")).finish().await;
+        assert!(!success, "'{stream_id}' is refused");
+        errors
+    };
+    refused("publish:show:wrong").await;
+    refused(&format!("publish:other:{key}")).await;
+    refused("").await;
+    refused("%23!::m=take").await;
+    refused("read:nothing").await;
+    let _encoder = encoder().publish(&url(rig.srt(), &format!("%23!::r=live/show,m=publish,s={key}"), ""));
+    rig.multivariant("show").await;
+
+    let mut rig = rig;
+    rig.stop().await;
+    rig.start_again_with(|file| file.srt.default_stream_id = Some(format!("publish:show:{key}"))).await;
+    let _encoder = encoder().publish(&format!("srt://{}?mode=caller&pkt_size=1316", rig.srt()));
+    rig.multivariant("show").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_gstreamer_and_srt_live_transmit_publish() {
+    let rig = Rig::start().await;
+    let uri = format!("srt://{}?mode=caller", rig.srt());
+    let id = format!("streamid=publish:one:{}", rig.key("one").await);
+    let line = "-e videotestsrc is-live=true ! video/x-raw,width=640,height=360,framerate=30/1 ! x264enc tune=zerolatency \
+        speed-preset=ultrafast key-int-max=30 ! h264parse ! mpegtsmux alignment=7 ! srtsink";
+    let uri = format!("uri={uri}");
+    let arguments = line.split_whitespace().chain([uri.as_str(), id.as_str(), "latency=200"]);
+    let encoder = Program::start("/usr/bin/gst-launch-1.0", arguments);
+    check_media(&rig, "one", &[("video", "h264,640,360")]).await;
+    assert_eq!(rig.api("/api/v1/streams/one").await["transport"]["latency_ms"], 200, "the larger wish counts");
+    drop(encoder);
+
+    let port = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+    let (from, to) = (format!("udp://127.0.0.1:{port}"), publish_url(&rig, "two").await);
+    let _transmit = Program::start("/usr/bin/srt-live-transmit", ["-q", from.as_str(), to.as_str()]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let _encoder = encoder_to_udp(port);
+    check_media(&rig, "two", &[("video", "h264,640,360"), ("audio", "aac,48000")]).await;
+}
+
+fn encoder_to_udp(port: u16) -> Program {
+    encoder().publish(&format!("udp://127.0.0.1:{port}?pkt_size=1316"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_players_are_sent_what_rtmp_brought() {
+    let rig = Rig::start().await;
+    let _encoder = Encoder::with_b_frames().publish(&rig.publish_url("show").await);
+    rig.multivariant("show").await;
+    for (stream_id, name) in [("read:show", "a.ts"), ("%23!::r=show", "b.ts")] {
+        let file = rig.state.join(name);
+        let path = file.to_str().expect("a plain path");
+        let from = url(rig.srt(), stream_id, "");
+        let arguments = ["-v", "error", "-nostdin", "-y", "-i", &from, "-t", "4", "-c", "copy", path];
+        let (success, _, errors) = Program::start("/usr/bin/ffmpeg", arguments).finish().await;
+        assert!(success, "{errors}");
+        let described = decode(&file).await;
+        assert!(described.contains("h264,640,360") && described.contains("aac,48000"), "{described}");
+    }
+    assert!(packets(&rig, "sent").await > 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_is_watched_in_chromium() {
+    let rig = Rig::start().await;
+    let encoder = Encoder { muxer: MPEGTS, ..Encoder::with_b_frames() };
+    let _encoder = encoder.publish(&publish_url(&rig, "show").await);
+    rig.multivariant("show").await;
+    let mut viewer = Viewer::open(&format!("http://{}/watch/show", rig.http()), &[]);
+    viewer.until("it plays", |look| look.state == "playing").await;
+    let looks = viewer.watch(Duration::from_secs(5)).await;
+    let (first, last) = (&looks[0], &looks[looks.len() - 1]);
+    assert!(last.time - first.time > 4.0 && last.frames > first.frames + 100, "{first:?} to {last:?}");
+    assert!(last.audio_bytes > first.audio_bytes);
+    viewer.close().await;
+}
+
+/// ffmpeg over a line with loss, jitter, datagrams that overtake each other and come twice: not a packet is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_05_a_bad_line_loses_nothing_with_latency_to_spare() {
+    let rig = Rig::with(|file| file.srt.latency_ms = 400).await;
+    let line = Line {
+        delay: Duration::from_millis(20),
+        jitter: Duration::from_millis(10),
+        loss_per_mille: 50,
+        burst: 2,
+        duplicate_per_mille: 10,
+    };
+    let relay = Relay::start(rig.srt(), line, 7).await;
+    let id = format!("publish:show:{}", rig.key("show").await);
+    let _encoder = encoder().publish(&url(relay.address, &id, "&latency=400000"));
+    rig.multivariant("show").await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    check_media(&rig, "show", &[("video", "h264,640,360"), ("audio", "aac,48000")]).await;
+    let view = rig.api("/api/v1/streams/show").await;
+    assert!(view["transport"]["lost"].as_u64() > Some(20), "the line is bad: {view}");
+    assert_eq!(
+        (&view["transport"]["dropped"], &view["transport"]["continuity_errors"]),
+        (&0.into(), &0.into()),
+        "{view}"
+    );
+    assert!(view["transport"]["rtt_ms"].as_f64() > Some(38.0), "{view}");
+    assert!(relay.counts.lost.load(Ordering::Relaxed) > 20);
+
+    // The path dies: the source is missed, and the session closed.
+    relay.cut.store(true, Ordering::Relaxed);
+    eventually("the stream is lost", || async {
+        (rig.api("/api/v1/streams/show").await["state"] == "lost").then_some(())
+    })
+    .await;
+    tokio::time::timeout(PATIENCE, async {
+        while rig.api("/api/v1/streams/show").await["publisher"].is_object() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    })
+    .await
+    .expect("the silent session is closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_noise_and_half_handshakes_disturb_nobody() {
+    let rig = Rig::start().await;
+    let _encoder = encoder().publish(&publish_url(&rig, "show").await);
+    rig.multivariant("show").await;
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+    let mut answered = 0u64;
+    let mut sent = 0u64;
+    let mut buffer = [0; 2048];
+    for round in 0u32..5000 {
+        let mut datagram = vec![0; 16 + usize::try_from(round % 80).expect("small")];
+        for (index, byte) in datagram.iter_mut().enumerate() {
+            let mixed = round.wrapping_mul(2_654_435_761).rotate_left(u32::try_from(index % 32).expect("small"));
+            *byte = mixed.to_le_bytes()[index % 4];
+        }
+        if round % 3 == 0 {
+            // A handshake for the listener, its body noise.
+            datagram[..4].copy_from_slice(&[0x80, 0, 0, 0]);
+            datagram[12..16].copy_from_slice(&[0; 4]);
+        }
+        sent += datagram.len() as u64;
+        let _ = socket.send_to(&datagram, rig.srt()).await;
+        while let Ok((length, _)) = socket.try_recv_from(&mut buffer) {
+            answered += length as u64;
+        }
+    }
+    assert!(answered <= sent, "no more comes back than was sent");
+    let before = rig.api("/api/v1/streams/show").await["transport"]["packets"].as_u64();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let view = rig.api("/api/v1/streams/show").await;
+    assert!(view["transport"]["packets"].as_u64() > before && view["state"] == "live", "{view}");
+}

@@ -1,0 +1,207 @@
+//! The side that calls. spec: draft-sharabayko-srt-01 §4.3.1
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::RejectCode;
+use crate::connection::{Agreed, Connection, Settings, timestamp};
+use crate::crypto::Keys;
+use crate::handshake::{Abilities, Handshake, Kind, MAGIC, VERSION, flags};
+use crate::packet::{self, Control, Packet, Seq};
+use crate::stream_id;
+
+/// Until a handshake is sent again.
+const REPEAT: Duration = Duration::from_millis(250);
+
+/// How to call.
+#[derive(Clone, Debug)]
+pub struct CallerConfig {
+    /// The connection.
+    pub settings: Settings,
+    /// Tells the listener what is wanted; at most 512 bytes.
+    pub stream_id: Option<String>,
+    /// Most time until it stands. SRT-03
+    pub timeout: Duration,
+}
+
+impl Default for CallerConfig {
+    fn default() -> Self {
+        Self { settings: Settings::default(), stream_id: None, timeout: Duration::from_secs(3) }
+    }
+}
+
+/// How far it is.
+#[derive(Debug)]
+pub enum Progress {
+    /// Send this to the listener.
+    Send(Bytes),
+    /// It stands.
+    Connected(Box<Connection>),
+    /// The listener said no.
+    Refused(RejectCode),
+    /// No answer in time, or none that is SRT 1.3 or newer.
+    Failed(&'static str),
+    /// Nothing until then.
+    Wait(Instant),
+}
+
+enum State {
+    Induction,
+    Conclusion(Box<Handshake>),
+    Done,
+}
+
+/// A call that is being made.
+pub struct Caller {
+    config: CallerConfig,
+    id: u32,
+    seq: Seq,
+    began: Instant,
+    repeat_at: Instant,
+    state: State,
+    /// The keys of both directions.
+    keys: Option<(Keys, Keys)>,
+    out: VecDeque<Progress>,
+}
+
+impl std::fmt::Debug for Caller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Caller").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Caller {
+    /// `id` and `initial_seq` are random; `id` is not 0.
+    ///
+    /// # Errors
+    /// In words: the stream identifier is too long, or there is no randomness.
+    pub fn new(now: Instant, config: CallerConfig, id: u32, initial_seq: u32) -> Result<Self, &'static str> {
+        if config.stream_id.as_ref().is_some_and(|text| text.len() > stream_id::BYTES_MAX) {
+            return Err("a stream identifier has at most 512 bytes");
+        }
+        let keys = match &config.settings.passphrase {
+            None => None,
+            Some(passphrase) => {
+                let made = Keys::generate(config.settings.key_length).and_then(|keys| {
+                    let copy = Keys::read(&keys.material(passphrase)?, passphrase).ok()?;
+                    Some((keys, copy))
+                });
+                Some(made.ok_or("there is no randomness")?)
+            }
+        };
+        let mut caller = Self {
+            config,
+            id,
+            seq: Seq::new(initial_seq),
+            began: now,
+            repeat_at: now,
+            state: State::Induction,
+            keys,
+            out: VecDeque::new(),
+        };
+        caller.handle_timeout(now);
+        Ok(caller)
+    }
+
+    /// The number that the listener puts on its packets.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Repeats what was not answered.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if now < self.repeat_at {
+            return;
+        }
+        if now >= self.began + self.config.timeout {
+            return self.finish(Progress::Failed("the server did not answer in time"));
+        }
+        self.repeat_at = now + REPEAT;
+        let handshake = match &self.state {
+            State::Induction => {
+                let mut first = Handshake::new(Kind::Induction, self.id, self.seq);
+                (first.version, first.extension) = (4, 2); // as every version before 1.3 began
+                first
+            }
+            State::Conclusion(handshake) => (**handshake).clone(),
+            State::Done => return,
+        };
+        self.out.push_back(Progress::Send(packet::handshake(&handshake.write(), timestamp(self.began, now), 0)));
+    }
+
+    fn finish(&mut self, how: Progress) {
+        if !matches!(self.state, State::Done) {
+            self.state = State::Done;
+            self.out.push_back(how);
+        }
+    }
+
+    /// Takes a datagram from the listener's address.
+    pub fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) {
+        let Ok(Packet::Control { body: Control::Handshake(body), timestamp }) = packet::parse(datagram) else { return };
+        let Ok(answer) = Handshake::parse(body) else { return };
+        match (&self.state, answer.kind) {
+            (State::Induction | State::Conclusion(_), Kind::Refused(code)) => self.finish(Progress::Refused(code)),
+            (State::Induction, Kind::Induction) => {
+                if answer.version < 5 || answer.extension != MAGIC {
+                    return self.finish(Progress::Failed("the server speaks no SRT 1.3 or newer"));
+                }
+                let conclusion = self.conclusion(answer.cookie);
+                self.state = State::Conclusion(Box::new(conclusion));
+                self.repeat_at = now;
+                self.handle_timeout(now);
+            }
+            (State::Conclusion(_), Kind::Conclusion) => self.conclude(now, &answer, timestamp),
+            _ => {}
+        }
+    }
+
+    fn conclusion(&self, cookie: u32) -> Handshake {
+        let latency = u16::try_from(self.config.settings.latency.as_millis()).unwrap_or(u16::MAX);
+        let request =
+            Abilities { version: VERSION, flags: flags::LIVE, receiver_latency: latency, sender_latency: latency };
+        let material = self.config.settings.passphrase.as_ref().zip(self.keys.as_ref());
+        Handshake {
+            cookie,
+            request: Some(request),
+            key_length: self.keys.as_ref().map(|(keys, _)| keys.length()),
+            key_request: material.and_then(|(passphrase, (keys, _))| keys.material(passphrase)),
+            stream_id: self.config.stream_id.clone(),
+            ..Handshake::new(Kind::Conclusion, self.id, self.seq)
+        }
+    }
+
+    fn conclude(&mut self, now: Instant, answer: &Handshake, timestamp: u32) {
+        let Some(response) = answer.response else {
+            return self.finish(Progress::Failed("the server's answer lacks its abilities"));
+        };
+        // A server that cannot read the key answers with a status of four bytes.
+        let has_key = answer.key_response.as_ref().is_some_and(|material| material.len() > 4);
+        if has_key != self.keys.is_some() {
+            return self.finish(Progress::Refused(RejectCode::BAD_SECRET));
+        }
+        let (send_keys, receive_keys) = self.keys.take().unzip();
+        let wish = self.config.settings.latency;
+        let agreed = Agreed {
+            own_id: self.id,
+            peer_id: answer.socket_id,
+            first_seq: self.seq,
+            receive_latency: wish.max(Duration::from_millis(response.sender_latency.into())),
+            send_latency: wish.max(Duration::from_millis(response.receiver_latency.into())),
+            timestamp,
+            send_keys,
+            receive_keys,
+            answer: None,
+            epoch: self.began,
+        };
+        let connection = Connection::new(now, self.config.settings.clone(), agreed);
+        self.finish(Progress::Connected(Box::new(connection)));
+    }
+
+    /// What to do next.
+    pub fn poll(&mut self) -> Progress {
+        self.out.pop_front().unwrap_or(Progress::Wait(self.repeat_at))
+    }
+}

@@ -1,0 +1,341 @@
+//! Keys and payload encryption. spec: draft-sharabayko-srt-01 §6, §3.2.2
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+use aws_lc_rs::cipher::{
+    AES_128, AES_192, AES_256, Algorithm, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext,
+    UnboundCipherKey,
+};
+use aws_lc_rs::iv::FixedLength;
+use aws_lc_rs::pbkdf2;
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::packet::Seq;
+
+/// spec: draft-sharabayko-srt-01 §6.1.3
+const ITERATIONS: NonZeroU32 = NonZeroU32::new(2048).expect("not zero");
+const SALT_BYTES: usize = 16;
+/// Bytes of a key material message before the salt.
+const MATERIAL_HEADER_BYTES: usize = 16;
+
+/// A passphrase: 10 to 79 bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Passphrase(Box<[u8]>);
+
+/// The passphrase has not 10 to 79 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an SRT passphrase has 10 to 79 bytes, not {0}")]
+pub struct PassphraseError(usize);
+
+impl fmt::Debug for Passphrase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Passphrase(…)")
+    }
+}
+
+impl Passphrase {
+    /// # Errors
+    /// It is too short or too long. SRT-03
+    pub fn new(text: &str) -> Result<Self, PassphraseError> {
+        match text.len() {
+            10..=79 => Ok(Self(text.as_bytes().into())),
+            other => Err(PassphraseError(other)),
+        }
+    }
+}
+
+/// Length of the key that encrypts the media.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyLength {
+    /// 128 bits.
+    #[default]
+    Aes128,
+    /// 192 bits.
+    Aes192,
+    /// 256 bits.
+    Aes256,
+}
+
+impl KeyLength {
+    /// In bytes.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Aes128 => 16,
+            Self::Aes192 => 24,
+            Self::Aes256 => 32,
+        }
+    }
+
+    /// From the number of bytes.
+    pub fn from_bytes(bytes: usize) -> Option<Self> {
+        [Self::Aes128, Self::Aes192, Self::Aes256].into_iter().find(|length| length.bytes() == bytes)
+    }
+
+    fn algorithm(self) -> &'static Algorithm {
+        match self {
+            Self::Aes128 => &AES_128,
+            Self::Aes192 => &AES_192,
+            Self::Aes256 => &AES_256,
+        }
+    }
+}
+
+/// Why key material cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MaterialError {
+    /// It is damaged, or asks for what is not supported.
+    Invalid,
+    /// It was wrapped with another passphrase.
+    WrongPassphrase,
+}
+
+/// The key of one parity.
+struct MediaKey {
+    bytes: Box<[u8]>,
+    key: EncryptingKey,
+}
+
+/// The keys of one direction: what encrypts the media, and the salt.
+pub(crate) struct Keys {
+    salt: [u8; SALT_BYTES],
+    length: KeyLength,
+    /// Even, odd.
+    by_parity: [Option<MediaKey>; 2],
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys").field("length", &self.length).finish_non_exhaustive()
+    }
+}
+
+fn media_key(length: KeyLength, bytes: &[u8]) -> Option<MediaKey> {
+    let key = UnboundCipherKey::new(length.algorithm(), bytes).ok()?;
+    Some(MediaKey { bytes: bytes.into(), key: EncryptingKey::ctr(key).ok()? })
+}
+
+impl Keys {
+    /// One key, for even packets, and a salt.
+    pub(crate) fn generate(length: KeyLength) -> Option<Self> {
+        let mut salt = [0; SALT_BYTES];
+        aws_lc_rs::rand::fill(&mut salt).ok()?;
+        let mut keys = Self { salt, length, by_parity: [None, None] };
+        keys.renew(0)?;
+        Some(keys)
+    }
+
+    /// Makes a new key of this parity: 0 even, 1 odd.
+    pub(crate) fn renew(&mut self, parity: usize) -> Option<()> {
+        let mut bytes = vec![0; self.length.bytes()];
+        aws_lc_rs::rand::fill(&mut bytes).ok()?;
+        *self.by_parity.get_mut(parity)? = Some(media_key(self.length, &bytes)?);
+        Some(())
+    }
+
+    pub(crate) fn length(&self) -> KeyLength {
+        self.length
+    }
+
+    /// Encrypts or decrypts in place, which is the same; `false` if there is no key of that parity.
+    ///
+    /// spec: draft-sharabayko-srt-01 §6.2.2: the salt's first 112 bits, the packet's number in the last four bytes of them
+    pub(crate) fn apply(&self, flag: u8, seq: Seq, payload: &mut [u8]) -> bool {
+        let parity = match flag {
+            1 => 0,
+            2 => 1,
+            _ => return false,
+        };
+        let Some(Some(key)) = self.by_parity.get(parity) else { return false };
+        let mut block = self.salt;
+        let [.., a, b, c, d, last, least] = &mut block;
+        for (place, byte) in [a, b, c, d].into_iter().zip(seq.value().to_be_bytes()) {
+            *place ^= byte;
+        }
+        (*last, *least) = (0, 0);
+        let context = EncryptionContext::Iv128(FixedLength::from(block));
+        key.key.less_safe_encrypt(payload, context).is_ok()
+    }
+
+    /// Writes the message that carries the keys that are there.
+    pub(crate) fn material(&self, passphrase: &Passphrase) -> Option<Bytes> {
+        let mut joined = Vec::new();
+        let mut flags = 0;
+        for (parity, key) in (0u8..).zip(&self.by_parity) {
+            if let Some(key) = key {
+                flags |= 1 << parity;
+                joined.extend_from_slice(&key.bytes);
+            }
+        }
+        let wrapped = wrap(&kek(passphrase, &self.salt, self.length), self.length, &joined)?;
+        let mut out = BytesMut::new();
+        out.put_slice(&[0x12, 0x20, 0x29, flags]); // version 1, key material, signature "HAI"
+        out.put_u32(0); // key encryption key: by passphrase
+        out.put_slice(&[2, 0, 2, 0, 0, 0]); // AES-CTR, no authentication, MPEG-TS over SRT
+        out.put_u8(u8::try_from(SALT_BYTES / 4).ok()?);
+        out.put_u8(u8::try_from(self.length.bytes() / 4).ok()?);
+        out.put_slice(&self.salt);
+        out.put_slice(&wrapped);
+        Some(out.freeze())
+    }
+
+    /// Reads a message with keys. spec: draft-sharabayko-srt-01 §3.2.2
+    pub(crate) fn read(material: &[u8], passphrase: &Passphrase) -> Result<Self, MaterialError> {
+        let &[0x12, 0x20, 0x29, flags, _, _, _, _, cipher, auth, _, _, _, _, salt_words, key_words, ref rest @ ..] =
+            material
+        else {
+            return Err(MaterialError::Invalid);
+        };
+        debug_assert_eq!(material.len() - rest.len(), MATERIAL_HEADER_BYTES, "as the pattern says");
+        let length = KeyLength::from_bytes(usize::from(key_words) * 4).ok_or(MaterialError::Invalid)?;
+        let flags = flags & 3;
+        if cipher != 2 || auth != 0 || usize::from(salt_words) * 4 != SALT_BYTES || flags == 0 {
+            return Err(MaterialError::Invalid);
+        }
+        let count = usize::from(flags & 1) + usize::from(flags >> 1);
+        let (salt, wrapped) = rest.split_at_checked(SALT_BYTES).ok_or(MaterialError::Invalid)?;
+        if wrapped.len() != count * length.bytes() + 8 {
+            return Err(MaterialError::Invalid);
+        }
+        let salt: [u8; SALT_BYTES] = salt.try_into().map_err(|_| MaterialError::Invalid)?;
+        let joined = unwrap(&kek(passphrase, &salt, length), length, wrapped).ok_or(MaterialError::WrongPassphrase)?;
+        let mut keys = Self { salt, length, by_parity: [None, None] };
+        let mut found = joined.chunks_exact(length.bytes());
+        for (parity, place) in keys.by_parity.iter_mut().enumerate() {
+            if flags >> parity & 1 == 1 {
+                *place = found.next().and_then(|bytes| media_key(length, bytes));
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Takes over the keys of a later message; those it does not carry stay.
+    pub(crate) fn take_over(&mut self, newer: Self) {
+        if newer.salt != self.salt || newer.length != self.length {
+            *self = newer;
+            return;
+        }
+        for (known, new) in self.by_parity.iter_mut().zip(newer.by_parity) {
+            if new.is_some() {
+                *known = new;
+            }
+        }
+    }
+}
+
+/// The key that encrypts keys. spec: draft-sharabayko-srt-01 §6.1.4: with the last 64 bits of the salt
+fn kek(passphrase: &Passphrase, salt: &[u8; SALT_BYTES], length: KeyLength) -> Vec<u8> {
+    let mut key = vec![0; length.bytes()];
+    let [_, _, _, _, _, _, _, _, last @ ..] = salt;
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA1, ITERATIONS, last, &passphrase.0, &mut key);
+    key
+}
+
+const WRAP_CHECK: u64 = 0xa6a6_a6a6_a6a6_a6a6;
+
+/// spec: RFC 3394 §2.2.1
+fn wrap(kek: &[u8], length: KeyLength, plain: &[u8]) -> Option<Vec<u8>> {
+    let key = EncryptingKey::ecb(UnboundCipherKey::new(length.algorithm(), kek).ok()?).ok()?;
+    let mut blocks: Vec<[u8; 8]> = plain.chunks_exact(8).filter_map(|eight| eight.try_into().ok()).collect();
+    let (mut check, mut round) = (WRAP_CHECK, 0u64);
+    for _ in 0..6 {
+        for block in &mut blocks {
+            round += 1;
+            let mut both = [check.to_be_bytes(), *block].concat();
+            key.less_safe_encrypt(&mut both, EncryptionContext::None).ok()?;
+            let (high, low) = both.split_first_chunk::<8>()?;
+            check = u64::from_be_bytes(*high) ^ round;
+            *block = low.try_into().ok()?;
+        }
+    }
+    Some([&check.to_be_bytes()[..], &blocks.concat()].concat())
+}
+
+/// spec: RFC 3394 §2.2.2; `None` where the check fails
+fn unwrap(kek: &[u8], length: KeyLength, wrapped: &[u8]) -> Option<Vec<u8>> {
+    let key = DecryptingKey::ecb(UnboundCipherKey::new(length.algorithm(), kek).ok()?).ok()?;
+    let (check, rest) = wrapped.split_first_chunk::<8>()?;
+    let mut blocks: Vec<[u8; 8]> = rest.chunks_exact(8).filter_map(|eight| eight.try_into().ok()).collect();
+    let mut check = u64::from_be_bytes(*check);
+    let mut round = 6 * u64::try_from(blocks.len()).ok()?;
+    for _ in 0..6 {
+        for block in blocks.iter_mut().rev() {
+            let mut both = [(check ^ round).to_be_bytes(), *block].concat();
+            key.decrypt(&mut both, DecryptionContext::None).ok()?;
+            let (high, low) = both.split_first_chunk::<8>()?;
+            check = u64::from_be_bytes(*high);
+            *block = low.try_into().ok()?;
+            round -= 1;
+        }
+    }
+    (check == WRAP_CHECK).then(|| blocks.concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(text: &str) -> Vec<u8> {
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hex")).collect()
+    }
+
+    /// spec: RFC 3394 §4.1, §4.2, §4.6
+    #[test]
+    fn keys_are_wrapped_as_the_examples_of_the_standard_say() {
+        for (length, kek, plain, expected) in [
+            (
+                KeyLength::Aes128,
+                "000102030405060708090a0b0c0d0e0f",
+                "00112233445566778899aabbccddeeff",
+                "1fa68b0a8112b447aef34bd8fb5a7b829d3e862371d2cfe5",
+            ),
+            (
+                KeyLength::Aes192,
+                "000102030405060708090a0b0c0d0e0f1011121314151617",
+                "00112233445566778899aabbccddeeff",
+                "96778b25ae6ca435f92b5b97c050aed2468ab8a17ad84e5d",
+            ),
+            (
+                KeyLength::Aes256,
+                "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
+                "00112233445566778899aabbccddeeff000102030405060708090a0b0c0d0e0f",
+                "28c9f404c4b810f4cbccb35cfb87f8263f5786e2d80ed326cbc7f0e71a99f43bfb988b9b7a02dd21",
+            ),
+        ] {
+            let wrapped = wrap(&hex(kek), length, &hex(plain)).expect("wraps");
+            assert_eq!(wrapped, hex(expected));
+            assert_eq!(unwrap(&hex(kek), length, &wrapped), Some(hex(plain)));
+            let mut damaged = wrapped;
+            damaged[3] ^= 1;
+            assert_eq!(unwrap(&hex(kek), length, &damaged), None);
+        }
+    }
+
+    #[test]
+    fn material_reads_back_and_another_passphrase_does_not() {
+        let [right, wrong] = ["0123456789", "0123456780"].map(|text| Passphrase::new(text).expect("long enough"));
+        for length in [KeyLength::Aes128, KeyLength::Aes192, KeyLength::Aes256] {
+            let mut keys = Keys::generate(length).expect("random");
+            for _ in 0..2 {
+                let material = keys.material(&right).expect("writes");
+                let read = Keys::read(&material, &right).expect("reads");
+                let mut payload = *b"some media";
+                assert!(keys.apply(1, Seq::new(7), &mut payload));
+                assert_ne!(&payload, b"some media");
+                assert!(read.apply(1, Seq::new(7), &mut payload));
+                assert_eq!(&payload, b"some media");
+                assert_eq!(Keys::read(&material, &wrong).err(), Some(MaterialError::WrongPassphrase));
+                for end in 0..material.len() {
+                    assert_eq!(Keys::read(&material[..end], &right).err(), Some(MaterialError::Invalid), "{end} bytes");
+                }
+                keys.renew(1).expect("random"); // and again with both
+            }
+        }
+    }
+
+    #[test]
+    fn srt_03_passphrases_have_10_to_79_bytes() {
+        assert!(Passphrase::new("123456789").is_err() && Passphrase::new(&"x".repeat(80)).is_err());
+        assert!(Passphrase::new("1234567890").is_ok());
+    }
+}

@@ -1,0 +1,399 @@
+//! The receiving side: what has come, what is missing, when it is due. spec: draft-sharabayko-srt-01 §4.5–4.8
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::packet::{Ack, Data, Seq};
+
+/// Packets that are held at most: the window that the peer is told.
+pub(crate) const WINDOW_PACKETS: u64 = 25_600;
+/// Between two full acknowledgements. spec: draft-sharabayko-srt-01 §4.8.1
+pub(crate) const ACK_INTERVAL: Duration = Duration::from_millis(10);
+/// Packets after which a light acknowledgement is sent in between.
+const LIGHT_ACK_PACKETS: u32 = 64;
+/// A missing packet is not asked for again sooner. spec: draft-sharabayko-srt-01 §4.8.2
+const NAK_INTERVAL_MIN: Duration = Duration::from_millis(20);
+/// Acknowledgements whose answer is still waited for.
+const ACKS_OPEN_MAX: usize = 128;
+/// Samples of the peer's clock that make one estimate, and the smallest difference that counts.
+const DRIFT_SAMPLES: u32 = 500;
+const DRIFT_MIN_MICROS: i64 = 5000;
+
+#[derive(Debug)]
+struct Slot {
+    due: Instant,
+    payload: Bytes,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Missing {
+    asked: Option<Instant>,
+}
+
+/// Counts of what came. spec of the names: SRT statistics
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Received {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    /// Packets that were found missing, each counted once.
+    pub(crate) lost: u64,
+    pub(crate) retransmitted: u64,
+    /// Came after their time or twice.
+    pub(crate) belated: u64,
+    pub(crate) duplicate: u64,
+    /// Never came in time.
+    pub(crate) dropped: u64,
+    pub(crate) undecryptable: u64,
+    /// Came and found no room.
+    pub(crate) overflow: u64,
+}
+
+/// What comes out.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Delivered {
+    Payload(Bytes),
+    /// So many packets are missing here.
+    Lost(u64),
+}
+
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    /// The next to be delivered, counted without wrap.
+    next: u64,
+    slots: VecDeque<Option<Slot>>,
+    missing: BTreeMap<u64, Missing>,
+    latency: Duration,
+    /// When the peer's clock was at 0, on ours.
+    base: Instant,
+    last_timestamp: u64,
+    drift: Drift,
+    acks: VecDeque<(u32, Instant)>,
+    ack_number: u32,
+    /// What was acknowledged last, and when.
+    acked: Option<(u64, Instant)>,
+    since_light: u32,
+    rtt: Rtt,
+    rate: Rate,
+    pub(crate) counts: Received,
+}
+
+/// Round trip time, smoothed. spec: draft-sharabayko-srt-01 §4.10
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rtt {
+    pub(crate) micros: u32,
+    pub(crate) var_micros: u32,
+    is_measured: bool,
+}
+
+impl Default for Rtt {
+    fn default() -> Self {
+        Self { micros: 100_000, var_micros: 50_000, is_measured: false }
+    }
+}
+
+impl Rtt {
+    pub(crate) fn add(&mut self, sample: Duration) {
+        let sample = u32::try_from(sample.as_micros()).unwrap_or(u32::MAX).min(60_000_000);
+        if self.is_measured {
+            self.var_micros = (3 * self.var_micros + self.micros.abs_diff(sample)) / 4;
+            self.micros = (7 * self.micros + sample) / 8;
+        } else {
+            (self.micros, self.var_micros, self.is_measured) = (sample, sample / 2, true);
+        }
+    }
+
+    /// As the peer reports it.
+    pub(crate) fn set(&mut self, micros: u32, var_micros: u32) {
+        (self.micros, self.var_micros) = (micros.min(60_000_000), var_micros.min(60_000_000));
+        self.is_measured = true;
+    }
+
+    pub(crate) fn is_measured(&self) -> bool {
+        self.is_measured
+    }
+
+    pub(crate) fn smooth(&self) -> Duration {
+        Duration::from_micros(self.micros.into())
+    }
+
+    /// With four deviations: an answer that takes longer will not come.
+    pub(crate) fn bound(&self) -> Duration {
+        Duration::from_micros(u64::from(self.micros) + 4 * u64::from(self.var_micros))
+    }
+}
+
+/// Difference between the peer's clock and ours, from the stamps of its packets. spec: draft-sharabayko-srt-01 §4.7
+#[derive(Clone, Copy, Debug, Default)]
+struct Drift {
+    sum_micros: i64,
+    samples: u32,
+}
+
+/// Packets and bytes of the last whole second.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rate {
+    began: Option<Instant>,
+    packets: u32,
+    bytes: u32,
+    last: (u32, u32),
+}
+
+impl Rate {
+    fn add(&mut self, now: Instant, bytes: usize) {
+        let began = *self.began.get_or_insert(now);
+        if now.saturating_duration_since(began) >= Duration::from_secs(1) {
+            self.last = (self.packets, self.bytes);
+            (self.began, self.packets, self.bytes) = (Some(now), 0, 0);
+        }
+        self.packets += 1;
+        self.bytes = self.bytes.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+    }
+}
+
+impl Receiver {
+    /// `base`: when the peer's clock was at 0.
+    pub(crate) fn new(first: Seq, base: Instant, latency: Duration) -> Self {
+        // Counted from the second lap, so that nothing before it is below zero.
+        let next = (1 << 31) + u64::from(first.value());
+        Self {
+            next,
+            slots: VecDeque::new(),
+            missing: BTreeMap::new(),
+            latency,
+            base,
+            last_timestamp: 0,
+            drift: Drift::default(),
+            acks: VecDeque::new(),
+            ack_number: 0,
+            acked: None,
+            since_light: 0,
+            rtt: Rtt::default(),
+            rate: Rate::default(),
+            counts: Received::default(),
+        }
+    }
+
+    pub(crate) fn rtt(&self) -> Rtt {
+        self.rtt
+    }
+
+    /// One behind the highest that has come or was found missing.
+    fn end(&self) -> u64 {
+        self.next + self.slots.len() as u64
+    }
+
+    /// All before this have come.
+    fn contiguous(&self) -> u64 {
+        self.missing.first_key_value().map_or(self.end(), |(index, _)| *index)
+    }
+
+    /// Media time that is held.
+    pub(crate) fn held(&self) -> Duration {
+        let due = |slot: Option<&Option<Slot>>| slot.and_then(Option::as_ref).map(|slot| slot.due);
+        let first = self.slots.iter().flatten().next().map(|slot| slot.due);
+        match (first, due(self.slots.back())) {
+            (Some(first), Some(last)) => last.saturating_duration_since(first),
+            _ => Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn bytes_per_second(&self) -> u32 {
+        self.rate.last.1
+    }
+
+    /// Our clock at a stamp of the peer's. spec: draft-sharabayko-srt-01 §4.5.1: the stamp wraps after 71 minutes
+    fn at(&mut self, timestamp: u32) -> Instant {
+        let behind = timestamp.wrapping_sub(u32::try_from(self.last_timestamp & 0xffff_ffff).unwrap_or(0));
+        let unwrapped = if behind < 1 << 31 {
+            self.last_timestamp + u64::from(behind)
+        } else {
+            self.last_timestamp.saturating_sub(u64::from(behind.wrapping_neg()))
+        };
+        self.last_timestamp = self.last_timestamp.max(unwrapped);
+        self.base + Duration::from_micros(unwrapped)
+    }
+
+    /// Takes a packet whose payload is plain; returns the range that it showed to be missing.
+    pub(crate) fn on_data(&mut self, now: Instant, data: &Data<'_>, payload: Bytes) -> Option<(Seq, Seq)> {
+        self.counts.packets += 1;
+        self.counts.bytes += payload.len() as u64;
+        self.counts.retransmitted += u64::from(data.is_retransmitted);
+        self.rate.add(now, payload.len());
+        self.since_light += 1;
+        let due = self.at(data.timestamp) + self.latency;
+        let index = data.seq.unwrapped(self.end())?;
+        if index < self.next {
+            self.counts.belated += 1;
+            return None;
+        }
+        let end = self.end();
+        if index >= self.next + WINDOW_PACKETS {
+            self.counts.overflow += 1;
+            return None;
+        }
+        if index >= end {
+            for lost in end..index {
+                self.slots.push_back(None);
+                self.missing.insert(lost, Missing { asked: Some(now) });
+            }
+            self.slots.push_back(Some(Slot { due, payload }));
+            self.counts.lost += index - end;
+            return (index > end).then(|| (Seq::of(end), Seq::of(index - 1)));
+        }
+        let place = usize::try_from(index - self.next).ok().and_then(|at| self.slots.get_mut(at));
+        match place {
+            Some(place @ None) => {
+                *place = Some(Slot { due, payload });
+                self.missing.remove(&index);
+            }
+            _ => self.counts.duplicate += 1,
+        }
+        None
+    }
+
+    /// What the peer will not send any more.
+    pub(crate) fn on_drop_request(&mut self, first: Seq, last: Seq) {
+        let (Some(first), Some(last)) = (first.unwrapped(self.end()), last.unwrapped(self.end())) else { return };
+        let last = last.min(self.next + WINDOW_PACKETS - 1);
+        while self.end() <= last {
+            self.slots.push_back(None);
+            self.counts.lost += 1;
+        }
+        let gone: Vec<u64> = self.missing.range(first..last.saturating_add(1).max(first)).map(|(at, _)| *at).collect();
+        for index in gone {
+            self.missing.remove(&index);
+        }
+    }
+
+    /// The next that is due.
+    pub(crate) fn poll(&mut self, now: Instant) -> Option<Delivered> {
+        if let Some(Some(first)) = self.slots.front() {
+            if first.due > now {
+                return None;
+            }
+            let Some(Some(slot)) = self.slots.pop_front() else { return None };
+            self.next += 1;
+            return Some(Delivered::Payload(slot.payload));
+        }
+        // Something is missing: once what follows is due, it is too late for it.
+        let gap = self.slots.iter().position(Option::is_some)?;
+        let is_due = self.slots.get(gap).and_then(Option::as_ref).is_some_and(|slot| slot.due <= now);
+        if !is_due {
+            return None;
+        }
+        self.slots.drain(..gap);
+        self.next += gap as u64;
+        self.missing = self.missing.split_off(&self.next);
+        self.counts.dropped += gap as u64;
+        Some(Delivered::Lost(gap as u64))
+    }
+
+    /// When the next is due.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.slots.iter().flatten().next().map(|slot| slot.due)
+    }
+
+    /// A missing packet is asked for again after a round trip and its deviation.
+    fn ask_again_after(&self) -> Duration {
+        let bound = Duration::from_micros(u64::from(self.rtt.micros) + 2 * u64::from(self.rtt.var_micros));
+        (bound / 2).max(NAK_INTERVAL_MIN)
+    }
+
+    /// When something missing is to be asked for again.
+    pub(crate) fn nak_at(&self) -> Option<Instant> {
+        let after = self.ask_again_after();
+        self.missing.values().map(|missing| missing.asked.map(|asked| asked + after)).min().flatten()
+    }
+
+    /// What is missing and was not asked for lately, as ranges. spec: draft-sharabayko-srt-01 §4.8.2
+    pub(crate) fn due_naks(&mut self, now: Instant) -> Vec<(Seq, Seq)> {
+        let after = self.ask_again_after();
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for (index, missing) in &mut self.missing {
+            if missing.asked.is_some_and(|asked| asked + after > now) {
+                continue;
+            }
+            missing.asked = Some(now);
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == *index => *last = *index,
+                _ => ranges.push((*index, *index)),
+            }
+        }
+        ranges.into_iter().map(|(first, last)| (Seq::of(first), Seq::of(last))).collect()
+    }
+
+    /// A full acknowledgement, if there is something new to say or the last may have got lost.
+    pub(crate) fn full_ack(&mut self, now: Instant) -> Option<Ack> {
+        let next = self.contiguous();
+        if let Some((acked, at)) = self.acked
+            && acked == next
+            && (self.acks.is_empty() || now < at + self.rtt.bound())
+        {
+            return None;
+        }
+        self.acked = Some((next, now));
+        self.ack_number = self.ack_number.wrapping_add(1).max(1);
+        if self.acks.len() >= ACKS_OPEN_MAX {
+            self.acks.pop_front();
+        }
+        self.acks.push_back((self.ack_number, now));
+        self.since_light = 0;
+        let (packets_per_second, bytes_per_second) = self.rate.last;
+        let room = WINDOW_PACKETS.saturating_sub(self.slots.len() as u64).max(2);
+        Some(Ack {
+            number: self.ack_number,
+            next: Seq::of(next).value(),
+            rtt_micros: Some(self.rtt.micros),
+            rtt_var_micros: self.rtt.var_micros,
+            room: u32::try_from(room).unwrap_or(u32::MAX),
+            packets_per_second,
+            capacity_packets_per_second: packets_per_second.saturating_mul(4),
+            bytes_per_second,
+        })
+    }
+
+    /// spec: draft-sharabayko-srt-01 §3.2.4.1: many packets between two full ones
+    pub(crate) fn light_ack(&mut self) -> Option<Ack> {
+        if self.since_light < LIGHT_ACK_PACKETS {
+            return None;
+        }
+        self.since_light = 0;
+        Some(Ack { number: 0, next: Seq::of(self.contiguous()).value(), ..Ack::default() })
+    }
+
+    /// The peer saw an acknowledgement: a round trip, and what its clock says.
+    pub(crate) fn on_ack_ack(&mut self, now: Instant, number: u32, timestamp: u32) {
+        while let Some((open, sent)) = self.acks.front().copied() {
+            if open.wrapping_sub(number) < 1 << 31 && open != number {
+                return; // answered before, or never sent
+            }
+            self.acks.pop_front();
+            if open == number {
+                self.rtt.add(now.saturating_duration_since(sent));
+                self.note_clock(now, timestamp);
+                return;
+            }
+        }
+    }
+
+    fn note_clock(&mut self, now: Instant, timestamp: u32) {
+        let meant = self.at(timestamp) + self.rtt.smooth() / 2;
+        let micros = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(0);
+        let off = micros(now.saturating_duration_since(meant)) - micros(meant.saturating_duration_since(now));
+        self.drift.sum_micros += off;
+        self.drift.samples += 1;
+        if self.drift.samples < DRIFT_SAMPLES {
+            return;
+        }
+        let mean = self.drift.sum_micros / i64::from(self.drift.samples);
+        self.drift = Drift::default();
+        let by = Duration::from_micros(mean.unsigned_abs());
+        if mean > DRIFT_MIN_MICROS {
+            self.base += by;
+        } else if mean < -DRIFT_MIN_MICROS {
+            self.base = self.base.checked_sub(by).unwrap_or(self.base);
+        }
+    }
+}
