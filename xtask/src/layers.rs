@@ -57,7 +57,7 @@ const TABLE: [(&str, &[&str], &[&str]); 14] = [
     ),
     (
         "viewer",
-        &["hls", "rtmp", "container", "codec", "media"],
+        &["hls", "rtmp", "srt", "container", "codec", "media"],
         &[
             "futures-util",
             "tokio",

@@ -31,6 +31,8 @@ pub struct UdpStream {
     pub stream: StreamName,
     /// In: where it is received, a multicast group or an address of this machine. Out: where it is sent.
     pub address: SocketAddr,
+    /// Address of the network interface whose multicast is joined; `None`: the system's choice.
+    pub interface: Option<Ipv4Addr>,
     /// In: a source that sends nothing for so long is gone.
     pub silent_after: Duration,
 }
@@ -45,7 +47,9 @@ impl Gateway {
         let bound = if ip.is_multicast() { SocketAddr::new(any(ip), input.address.port()) } else { input.address };
         let socket = UdpSocket::bind(bound).await?;
         match ip {
-            IpAddr::V4(group) if group.is_multicast() => socket.join_multicast_v4(group, Ipv4Addr::UNSPECIFIED)?,
+            IpAddr::V4(group) if group.is_multicast() => {
+                socket.join_multicast_v4(group, input.interface.unwrap_or(Ipv4Addr::UNSPECIFIED))?;
+            }
             IpAddr::V6(group) if group.is_multicast() => socket.join_multicast_v6(&group, 0)?,
             _ => {}
         }

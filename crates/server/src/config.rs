@@ -4,7 +4,7 @@
 //! environment variables win over the file.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -340,6 +340,9 @@ pub struct UdpStreamTable {
     pub stream: String,
     /// In: an address of this machine, or a multicast group. Out: where it is sent.
     pub address: SocketAddr,
+    /// In: address of the network interface whose multicast is joined. Default: the system's choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<Ipv4Addr>,
 }
 
 impl UdpTable {
@@ -349,7 +352,12 @@ impl UdpTable {
             let stream = |row: &UdpStreamTable| {
                 let wrong = |error: media::InvalidName| ConfigError::Secret { key, error: error.to_string() };
                 let stream = row.stream.parse().map_err(wrong)?;
-                Ok(UdpStream { stream, address: row.address, silent_after: Duration::from_secs(silent_seconds) })
+                Ok(UdpStream {
+                    stream,
+                    address: row.address,
+                    interface: row.interface,
+                    silent_after: Duration::from_secs(silent_seconds),
+                })
             };
             list.iter().map(stream).collect::<Result<Vec<_>, _>>()
         };

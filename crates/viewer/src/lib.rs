@@ -21,6 +21,7 @@ pub mod probe;
 pub mod publisher;
 pub mod quality;
 pub mod samples;
+pub mod srt_publisher;
 pub mod url;
 pub mod watch;
 

@@ -1,6 +1,7 @@
 //! `load`: many viewers in one process, each on its own, or many publishers.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Serialize;
+use srt::CallerConfig;
 use tokio::task::JoinSet;
 
 use crate::client::{Client, Shared};
@@ -16,6 +18,7 @@ use crate::probe::quality_lines;
 use crate::publisher::{Publisher, Tag, read_flv};
 use crate::quality::{Quality, QualityReport};
 use crate::samples::{Samples, Summary};
+use crate::srt_publisher::{SrtPublisher, TsClip};
 use crate::url::Url;
 use crate::watch::{moment, watch};
 
@@ -298,31 +301,55 @@ pub struct PublishTarget {
     pub keys: Vec<String>,
 }
 
-/// Replays a clip in real time, over and over, as many publishers as there are keys.
+/// Where SRT publishers send.
+#[derive(Clone, Debug)]
+pub struct SrtTarget {
+    /// Host and port.
+    pub server: String,
+    /// A stream identifier for each publisher.
+    pub stream_ids: Vec<String>,
+    /// The connections.
+    pub settings: srt::Settings,
+}
+
+/// Replays a clip as [`publishers`] does, over SRT.
 ///
 /// # Errors
 /// In words: the clip cannot be used, or the server's name is not known.
-pub async fn publishers(target: &PublishTarget, clip: &Path, duration: Duration) -> Result<PublishReport, String> {
+pub async fn srt_publishers(target: &SrtTarget, clip: &Path, duration: Duration) -> Result<PublishReport, String> {
+    let (tags, server) = (read_clip(clip)?, resolve(&target.server).await?);
+    let clip = Arc::new(TsClip::new(&tags)?);
+    let count = u32::try_from(target.stream_ids.len()).unwrap_or(u32::MAX).max(1);
+    let mut tasks = JoinSet::new();
+    for (index, stream_id) in (0u32..).zip(target.stream_ids.clone()) {
+        let (clip, settings) = (Arc::clone(&clip), target.settings.clone());
+        tasks.spawn(async move {
+            tokio::time::sleep(PUBLISHER_SPREAD * index / count).await;
+            let config = CallerConfig { settings, stream_id: Some(stream_id), ..CallerConfig::default() };
+            SrtPublisher::connect(server, config, index).await?.replay(&clip, duration).await
+        });
+    }
+    Ok(collect(count, tasks).await)
+}
+
+fn read_clip(clip: &Path) -> Result<Vec<Tag>, String> {
     let file = std::fs::read(clip).map_err(|error| format!("{}: {error}", clip.display()))?;
-    let tags: Arc<[Tag]> = read_flv(&Bytes::from(file)).into();
+    let tags = read_flv(&Bytes::from(file));
     if tags.is_empty() {
         return Err(format!(
             "{} is no FLV file with media; make one with: ffmpeg -i VIDEO -t 20 -c:v libx264 -g 60 -bf 0 -c:a aac clip.flv",
             clip.display()
         ));
     }
-    let mut found =
-        tokio::net::lookup_host(&target.server).await.map_err(|error| format!("{}: {error}", target.server))?;
-    let server = found.next().ok_or_else(|| format!("{} has no address", target.server))?;
-    let count = u32::try_from(target.keys.len()).unwrap_or(u32::MAX).max(1);
-    let mut tasks = JoinSet::new();
-    for (index, key) in (0u32..).zip(target.keys.clone()) {
-        let (tags, app) = (Arc::clone(&tags), target.app.clone());
-        tasks.spawn(async move {
-            tokio::time::sleep(PUBLISHER_SPREAD * index / count).await;
-            Publisher::connect(server, &app, &key).await?.replay(&tags, duration).await
-        });
-    }
+    Ok(tags)
+}
+
+async fn resolve(server: &str) -> Result<SocketAddr, String> {
+    let mut found = tokio::net::lookup_host(server).await.map_err(|error| format!("{server}: {error}"))?;
+    found.next().ok_or_else(|| format!("{server} has no address"))
+}
+
+async fn collect(count: u32, mut tasks: JoinSet<Result<Duration, String>>) -> PublishReport {
     let mut report = PublishReport { publishers: count, ..PublishReport::default() };
     while let Some(ended) = tasks.join_next().await {
         match ended.map_err(|error| error.to_string()).flatten() {
@@ -333,5 +360,24 @@ pub async fn publishers(target: &PublishTarget, clip: &Path, duration: Duration)
             Err(error) => report.failures.push(error),
         }
     }
-    Ok(report)
+    report
+}
+
+/// Replays a clip in real time, over and over, as many publishers as there are keys.
+///
+/// # Errors
+/// In words: the clip cannot be used, or the server's name is not known.
+pub async fn publishers(target: &PublishTarget, clip: &Path, duration: Duration) -> Result<PublishReport, String> {
+    let (tags, server) = (read_clip(clip)?, resolve(&target.server).await?);
+    let tags: Arc<[Tag]> = tags.into();
+    let count = u32::try_from(target.keys.len()).unwrap_or(u32::MAX).max(1);
+    let mut tasks = JoinSet::new();
+    for (index, key) in (0u32..).zip(target.keys.clone()) {
+        let (tags, app) = (Arc::clone(&tags), target.app.clone());
+        tasks.spawn(async move {
+            tokio::time::sleep(PUBLISHER_SPREAD * index / count).await;
+            Publisher::connect(server, &app, &key).await?.replay(&tags, duration).await
+        });
+    }
+    Ok(collect(count, tasks).await)
 }

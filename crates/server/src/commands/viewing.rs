@@ -1,7 +1,7 @@
 //! `probe`, `check` and `load`: the synthetic viewer from the command line.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use viewer::Url;
 use viewer::client::{ClientSettings, HttpVersion, Shared};
 use viewer::follower::PlayerSettings;
-use viewer::load::{LoadSettings, PublishTarget, publishers, viewers};
+use viewer::load::{LoadSettings, PublishReport, PublishTarget, SrtTarget, publishers, srt_publishers, viewers};
 use viewer::probe::{Thresholds, probe};
 
 /// Time beyond three target durations that an answer may take.
@@ -186,8 +186,8 @@ pub(super) async fn run_check(args: CheckArgs) -> anyhow::Result<bool> {
 
 #[derive(Debug, Args)]
 pub(super) struct LoadArgs {
-    /// What is watched (http, https; several are shared out evenly), or where is published (rtmp://HOST/APP; {n} is the
-    /// publisher's number).
+    /// What is watched (http, https; several are shared out evenly), or where is published (rtmp://HOST/APP, srt://HOST:PORT; {n}
+    /// is the publisher's number).
     #[arg(required = true, value_name = "URL")]
     urls: Vec<String>,
     /// So many viewers.
@@ -199,7 +199,7 @@ pub(super) struct LoadArgs {
     /// FLV file that publishers replay.
     #[arg(long, value_name = "FILE", requires = "publishers")]
     clip: Option<PathBuf>,
-    /// File with a stream key for each publisher, one a line; '-' is standard input.
+    /// File with a stream key, or stream identifier, for each publisher, one a line; '-' is standard input.
     #[arg(long, value_name = "FILE", requires = "publishers")]
     keys: Option<PathBuf>,
     /// Viewers come spread over this time.
@@ -246,21 +246,15 @@ pub(super) async fn run_load(args: LoadArgs) -> anyhow::Result<bool> {
 
 async fn run_publishers(args: LoadArgs, count: u32) -> anyhow::Result<bool> {
     let [url] = args.urls.as_slice() else { bail!("publishers send to one address") };
+    if let Some(rest) = url.strip_prefix("srt://") {
+        return run_srt_publishers(&args, rest, count).await;
+    }
     let rest = url.strip_prefix("rtmp://").context("publishers send to rtmp://HOST[:PORT]/APP[/KEY]")?;
     let (host, path) = rest.split_once('/').context("the address names no application: rtmp://HOST[:PORT]/APP")?;
     let server = if host.contains(':') { host.to_owned() } else { format!("{host}:1935") };
     let clip = args.clip.context("--clip names the FLV file to replay")?;
     let (app, keys) = match &args.keys {
-        Some(file) => {
-            let text = if file.as_os_str() == "-" {
-                io::read_to_string(io::stdin())?
-            } else {
-                std::fs::read_to_string(file).with_context(|| file.display().to_string())?
-            };
-            let keys: Vec<String> =
-                text.lines().map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned).collect();
-            (path.trim_end_matches('/').to_owned(), keys)
-        }
+        Some(file) => (path.trim_end_matches('/').to_owned(), lines(file)?),
         None => {
             let (app, key) =
                 path.rsplit_once('/').context("without --keys the address ends with a stream key: APP/KEY")?;
@@ -273,8 +267,50 @@ async fn run_publishers(args: LoadArgs, count: u32) -> anyhow::Result<bool> {
     let keys = keys.into_iter().take(count as usize).collect();
     let report =
         publishers(&PublishTarget { server, app, keys }, &clip, args.duration).await.map_err(anyhow::Error::msg)?;
-    if args.play.json {
-        writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
+    tell(&report, args.play.json)
+}
+
+/// A stream identifier in each line, or one in the address; the latency in milliseconds.
+async fn run_srt_publishers(args: &LoadArgs, rest: &str, count: u32) -> anyhow::Result<bool> {
+    let (server, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let clip = args.clip.as_ref().context("--clip names the FLV file to replay")?;
+    let mut settings = srt::Settings::default();
+    let mut stream_id = None;
+    for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+        match name {
+            "streamid" => stream_id = Some(value),
+            "passphrase" => settings.passphrase = Some(srt::Passphrase::new(value)?),
+            "latency" => settings.latency = Duration::from_millis(value.parse().context("latency")?),
+            other => bail!("'{other}' is not known: streamid, passphrase and latency are"),
+        }
+    }
+    let stream_ids = match (&args.keys, stream_id) {
+        (Some(file), _) => lines(file)?,
+        (None, Some(id)) => (0..count).map(|index| id.replace("{n}", &index.to_string())).collect(),
+        (None, None) => bail!("without --keys the address has a stream identifier: srt://HOST:PORT?streamid=publish:…"),
+    };
+    if stream_ids.len() < count as usize {
+        bail!("{count} publishers need as many stream identifiers; there are {}", stream_ids.len());
+    }
+    let stream_ids = stream_ids.into_iter().take(count as usize).collect();
+    let target = SrtTarget { server: server.to_owned(), stream_ids, settings };
+    let report = srt_publishers(&target, clip, args.duration).await.map_err(anyhow::Error::msg)?;
+    tell(&report, args.play.json)
+}
+
+/// The lines of a file that are not empty; '-' is standard input.
+fn lines(file: &Path) -> anyhow::Result<Vec<String>> {
+    let text = if file.as_os_str() == "-" {
+        io::read_to_string(io::stdin())?
+    } else {
+        std::fs::read_to_string(file).with_context(|| file.display().to_string())?
+    };
+    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}
+
+fn tell(report: &PublishReport, json: bool) -> anyhow::Result<bool> {
+    if json {
+        writeln!(io::stdout(), "{}", serde_json::to_string_pretty(report)?)?;
     } else {
         writeln!(
             io::stdout(),

@@ -10,7 +10,7 @@ use testkit::programs::{Ffmpeg, Program, is_there};
 use crate::rig::{Encoder, Rig, eventually};
 
 /// Downloads the parts of a track for a while, as a player does, and joins them behind the initialization segment.
-async fn record(rig: &Rig, stream: &str, track: &str, segments: usize) -> (Vec<u8>, Playlist) {
+pub(crate) async fn record(rig: &Rig, stream: &str, track: &str, segments: usize) -> (Vec<u8>, Playlist) {
     let path = rig.playlist_path(stream, track).await;
     let playlist =
         rig.playlist_when(&path, "enough segments", |playlist| playlist.complete().count() >= segments).await;

@@ -3,14 +3,15 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use server::config::{SrtCallTable, UdpStreamTable};
 use testkit::programs::{Ffmpeg, Program};
 use testkit::relay::{Line, Relay};
 
-use crate::encoders::{check_media, decode};
+use crate::encoders::{check_media, decode, record};
 use crate::rig::{Encoder, PATIENCE, Rig, Viewer, counted, eventually};
 
 const MPEGTS: &str = "-f mpegts";
-const PASSPHRASE: &str = "correct horse battery";
+const PASSPHRASE: &str = "correct-horse-battery";
 
 /// An encoder whose output is a transport stream.
 fn encoder() -> Encoder {
@@ -49,8 +50,22 @@ async fn srt_open_gops_at_29_97_with_sound_at_44_1_khz_play_clean() {
     let video = "libx264 -preset veryfast -r 30000/1001 -bf 2 -g 30 -x264-params open-gop=1:scenecut=0 -pix_fmt yuv420p -b:v 600k";
     let encoder = Encoder { video: Some(video), audio: Some("aac -b:a 96k -ar 44100 -ac 2"), ..encoder() };
     let _encoder = encoder.publish(&publish_url(&rig, "show").await);
-    check_media(&rig, "show", &[("video", "h264,640,360"), ("audio", "aac,44100")]).await;
+    check_media(&rig, "show", &[("audio", "aac,44100")]).await;
     assert!(rig.multivariant("show").await.contains("FRAME-RATE=29.970"));
+
+    // Where the first closed GOP meets an open one, decode times step over the leading pictures, and the last picture before
+    // is written as long. Every picture is there: the times of presentation have no hole.
+    let (bytes, playlist) = record(&rig, "show", "video", 4).await;
+    assert_eq!(playlist.broken_rules(), Vec::<String>::new());
+    let file = rig.state.join("video.mp4");
+    std::fs::write(&file, bytes).expect("writes");
+    assert!(decode(&file).await.contains("h264,640,360"));
+    let name = file.to_str().expect("a plain path");
+    let probe = ["-v", "error", "-show_entries", "packet=pts", "-of", "csv=p=0", name];
+    let (_, out, _) = Program::start("/usr/bin/ffprobe", probe).finish().await;
+    let mut times: Vec<i64> = out.lines().filter_map(|line| line.trim_end_matches(',').parse().ok()).collect();
+    times.sort_unstable();
+    assert!(times.len() > 150 && times.windows(2).all(|pair| pair[1] - pair[0] == 12_012), "{times:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,16 +115,15 @@ async fn srt_sound_that_is_not_carried_is_named_and_the_picture_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn srt_every_key_length_is_decrypted_and_a_wrong_passphrase_refused() {
     let rig = Rig::with(|file| file.srt.passphrase = Some(PASSPHRASE.into())).await;
-    let passphrase = PASSPHRASE.replace(' ', "%20");
     for (stream, bytes) in [("a", 16), ("b", 24), ("c", 32)] {
         let base = publish_url(&rig, stream).await;
-        let url = format!("{base}&passphrase={passphrase}&pbkeylen={bytes}");
+        let url = format!("{base}&passphrase={PASSPHRASE}&pbkeylen={bytes}");
         let _encoder = Encoder { audio: None, ..encoder() }.publish(&url);
         check_media(&rig, stream, &[("video", "h264,640,360")]).await;
     }
     assert_eq!(packets(&rig, "undecryptable").await, 0);
     let base = publish_url(&rig, "d").await;
-    for more in ["&passphrase=something%20else", ""] {
+    for more in ["&passphrase=something-else", ""] {
         let encoder = Encoder { seconds: 5, ..encoder() };
         let (success, _, _) = encoder.publish(&format!("{base}{more}")).finish().await;
         assert!(!success, "refused: '{more}'");
@@ -131,9 +145,9 @@ async fn srt_02_who_has_no_right_is_refused_and_a_default_helps_encoders_without
     refused("publish:show:wrong").await;
     refused(&format!("publish:other:{key}")).await;
     refused("").await;
-    refused("%23!::m=take").await;
+    refused("#!::m=take").await;
     refused("read:nothing").await;
-    let _encoder = encoder().publish(&url(rig.srt(), &format!("%23!::r=live/show,m=publish,s={key}"), ""));
+    let _encoder = encoder().publish(&url(rig.srt(), &format!("#!::r=live/show,m=publish,s={key}"), ""));
     rig.multivariant("show").await;
 
     let mut rig = rig;
@@ -174,7 +188,7 @@ async fn srt_players_are_sent_what_rtmp_brought() {
     let rig = Rig::start().await;
     let _encoder = Encoder::with_b_frames().publish(&rig.publish_url("show").await);
     rig.multivariant("show").await;
-    for (stream_id, name) in [("read:show", "a.ts"), ("%23!::r=show", "b.ts")] {
+    for (stream_id, name) in [("read:show", "a.ts"), ("#!::r=show", "b.ts")] {
         let file = rig.state.join(name);
         let path = file.to_str().expect("a plain path");
         let from = url(rig.srt(), stream_id, "");
@@ -275,4 +289,77 @@ async fn srt_noise_and_half_handshakes_disturb_nobody() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let view = rig.api("/api/v1/streams/show").await;
     assert!(view["transport"]["packets"].as_u64() > before && view["state"] == "live", "{view}");
+}
+
+fn free_udp_port() -> u16 {
+    std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port()
+}
+
+fn call(stream: &str, port: u16) -> SrtCallTable {
+    SrtCallTable { stream: stream.into(), server: format!("127.0.0.1:{port}"), ..SrtCallTable::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_streams_are_fetched_from_a_listener_and_sent_on_to_another_and_calls_are_repeated() {
+    let (from, to) = (free_udp_port(), free_udp_port());
+    let rig = Rig::with(|file| {
+        let secret = Some(PASSPHRASE.to_owned());
+        file.srt.pull.push(SrtCallTable { passphrase: secret.clone(), key_bits: Some(256), ..call("show", from) });
+        file.srt.push.push(SrtCallTable { passphrase: secret, key_bits: Some(192), ..call("show", to) });
+    })
+    .await;
+    // Nobody listens at first: the call is made again.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let source = format!("srt://127.0.0.1:{from}?mode=listener&passphrase={PASSPHRASE}&pbkeylen=32&pkt_size=1316");
+    let first = encoder().publish(&source);
+    check_media(&rig, "show", &[("video", "h264,640,360"), ("audio", "aac,48000")]).await;
+    assert!(rig.api("/api/v1/streams/show").await["publisher"]["key_id"].as_str().expect("text").starts_with("pull"));
+
+    let file = rig.state.join("pushed.ts");
+    let path = file.to_str().expect("a plain path");
+    let sink = format!("srt://127.0.0.1:{to}?mode=listener&passphrase={PASSPHRASE}");
+    let arguments = ["-v", "error", "-nostdin", "-y", "-i", &sink, "-t", "4", "-c", "copy", path];
+    let (success, _, errors) = Program::start("/usr/bin/ffmpeg", arguments).finish().await;
+    assert!(success, "{errors}");
+    assert!(decode(&file).await.contains("h264,640,360"));
+
+    first.kill().await;
+    eventually("it is missed", || async { (rig.api("/api/v1/streams/show").await["state"] == "lost").then_some(()) })
+        .await;
+    let _second = encoder().publish(&source);
+    eventually("it is fetched again", || async {
+        (rig.api("/api/v1/streams/show").await["state"] == "live").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mpegts_over_plain_udp_comes_in_and_goes_out_also_by_multicast() {
+    let (unicast, multicast, out) = (free_udp_port(), free_udp_port(), free_udp_port());
+    let row = |stream: &str, address: String| UdpStreamTable {
+        stream: stream.into(),
+        address: address.parse().expect("an address"),
+        interface: Some([127, 0, 0, 1].into()),
+    };
+    let rig = Rig::with(|file| {
+        file.udp.input.push(row("show", format!("127.0.0.1:{unicast}")));
+        file.udp.input.push(row("group", format!("239.255.7.9:{multicast}")));
+        file.udp.output.push(row("show", format!("127.0.0.1:{out}")));
+    })
+    .await;
+    let _unicast = encoder_to_udp(unicast);
+    check_media(&rig, "show", &[("video", "h264,640,360"), ("audio", "aac,48000")]).await;
+    assert_eq!(rig.api("/api/v1/streams/show").await["publisher"]["protocol"], "udp");
+    let file = rig.state.join("sent.ts");
+    let (path, from) = (file.to_str().expect("a plain path"), format!("udp://127.0.0.1:{out}?timeout=20000000"));
+    let arguments = ["-v", "fatal", "-nostdin", "-y", "-i", &from, "-t", "4", "-c", "copy", path];
+    let (success, _, errors) = Program::start("/usr/bin/ffmpeg", arguments).finish().await;
+    assert!(success, "{errors}");
+    let probe = ["-v", "error", "-show_entries", "stream=codec_name", "-of", "csv=p=0", path];
+    let (_, found, _) = Program::start("/usr/bin/ffprobe", probe).finish().await;
+    assert!(found.contains("h264") && found.contains("aac"), "{found}");
+
+    let url = format!("udp://239.255.7.9:{multicast}?pkt_size=1316&localaddr=127.0.0.1&ttl=0");
+    let _multicast = Encoder { muxer: "-f rtp_mpegts", ..encoder() }.publish(&url.replace("udp://", "rtp://"));
+    rig.multivariant("group").await;
 }

@@ -1,0 +1,237 @@
+//! An SRT publisher over our own session: replays a clip as a transport stream.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use codec::{VideoStream, adts, annexb};
+use container::flv::{Content, parse_audio, parse_video};
+use container::mpegts::{Muxer, StreamKind};
+use media::{AudioCodec, AudioConfig, TrackKind, VideoCodec};
+use srt::{Caller, CallerConfig, Connection, Event, Output, Progress};
+use tokio::net::UdpSocket;
+
+use crate::publisher::Tag;
+
+/// Seven packets of a transport stream.
+const PAYLOAD_BYTES: usize = 7 * 188;
+const DATAGRAM_BYTES_MAX: usize = 2048;
+/// Between the last unit of a clip and its first one when it is sent again.
+const FRAME_MS: u32 = 33;
+
+/// A clip as a transport stream carries it: made once, sent by many.
+#[derive(Debug)]
+pub struct TsClip {
+    kinds: Vec<StreamKind>,
+    units: Vec<TsUnit>,
+    length_ms: u32,
+}
+
+#[derive(Debug)]
+struct TsUnit {
+    at_ms: u32,
+    stream: usize,
+    pts_offset: i64,
+    is_random_access: bool,
+    payload: Bytes,
+}
+
+impl TsClip {
+    /// From the tags of an FLV file with H.264 or H.265, and AAC.
+    ///
+    /// # Errors
+    /// In words: what in it cannot be carried.
+    pub fn new(tags: &[Tag]) -> Result<Self, String> {
+        let mut clip = Self { kinds: Vec::new(), units: Vec::new(), length_ms: 0 };
+        let mut video: Option<(VideoStream, usize)> = None;
+        let mut audio: Option<(AudioConfig, usize)> = None;
+        for tag in tags {
+            let mut found = Ok(());
+            let parsed = match tag.track {
+                TrackKind::Video => parse_video(&tag.body, |packet| {
+                    found = clip.video(tag.timestamp_ms, packet.codec, packet.content, &mut video);
+                }),
+                TrackKind::Audio => parse_audio(&tag.body, |packet| {
+                    found = clip.audio(tag.timestamp_ms, packet.codec, packet.content, &mut audio);
+                }),
+            };
+            parsed.map_err(|error| error.to_string())?;
+            found?;
+        }
+        clip.length_ms = clip.units.last().map_or(0, |unit| unit.at_ms + FRAME_MS);
+        if clip.units.is_empty() { Err("the clip has no media".into()) } else { Ok(clip) }
+    }
+
+    fn video(
+        &mut self,
+        at_ms: u32,
+        codec: VideoCodec,
+        content: Content,
+        known: &mut Option<(VideoStream, usize)>,
+    ) -> Result<(), String> {
+        match content {
+            Content::Config(record) => {
+                let kind = match codec {
+                    VideoCodec::Avc => StreamKind::H264,
+                    VideoCodec::Hevc => StreamKind::H265,
+                    other => return Err(format!("a transport stream carries no {}", other.as_str())),
+                };
+                let stream = VideoStream::new(codec, &record).map_err(|error| error.to_string())?;
+                let index = known.as_ref().map_or(self.kinds.len(), |(_, index)| *index);
+                if index == self.kinds.len() {
+                    self.kinds.push(kind);
+                }
+                *known = Some((stream, index));
+            }
+            Content::Unit { is_key, composition_offset_ms, data } => {
+                let Some((stream, index)) = known else { return Ok(()) };
+                let unit = stream.unit(&data, is_key).map_err(|error| error.to_string())?;
+                let Some(config) = stream.config() else { return Ok(()) };
+                let payload = annexb::to_start_codes(config, &unit.payload, unit.is_random_access);
+                let payload = payload.ok_or("the clip's picture has no form for transport streams")?;
+                let pts_offset = i64::from(composition_offset_ms) * 90;
+                let is_random_access = unit.is_random_access;
+                self.units.push(TsUnit { at_ms, stream: *index, pts_offset, is_random_access, payload });
+            }
+            Content::Ignored => {}
+        }
+        Ok(())
+    }
+
+    fn audio(
+        &mut self,
+        at_ms: u32,
+        codec: AudioCodec,
+        content: Content,
+        known: &mut Option<(AudioConfig, usize)>,
+    ) -> Result<(), String> {
+        match content {
+            Content::Config(record) if codec == AudioCodec::Aac => {
+                let config = codec::aac::parse_config(&record).map_err(|error| error.to_string())?;
+                let index = known.as_ref().map_or(self.kinds.len(), |(_, index)| *index);
+                if index == self.kinds.len() {
+                    self.kinds.push(StreamKind::AacAdts);
+                }
+                *known = Some((config, index));
+            }
+            Content::Unit { data, .. } => {
+                let Some((config, stream)) = known else { return Ok(()) };
+                let header = adts::header(config, data.len()).ok_or("the clip's sound has no form for ADTS")?;
+                let payload = [&header[..], &data].concat().into();
+                self.units.push(TsUnit { at_ms, stream: *stream, pts_offset: 0, is_random_access: true, payload });
+            }
+            Content::Config(_) | Content::Ignored => {}
+        }
+        Ok(())
+    }
+}
+
+/// A connection that was let in.
+pub struct SrtPublisher {
+    socket: UdpSocket,
+    connection: Connection,
+}
+
+impl std::fmt::Debug for SrtPublisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SrtPublisher").finish_non_exhaustive()
+    }
+}
+
+impl SrtPublisher {
+    /// Connects; `number` tells publishers of one process apart.
+    ///
+    /// # Errors
+    /// In words: refused, or no answer.
+    pub async fn connect(server: SocketAddr, config: CallerConfig, number: u32) -> Result<Self, String> {
+        let own: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+        let socket = UdpSocket::bind(own).await.map_err(|error| error.to_string())?;
+        socket.connect(server).await.map_err(|error| error.to_string())?;
+        let id = (number.wrapping_mul(2_654_435_761) ^ std::process::id()) & 0x3fff_ffff | 1;
+        let mut caller = Caller::new(Instant::now(), config, id, id).map_err(str::to_owned)?;
+        let mut buffer = [0; DATAGRAM_BYTES_MAX];
+        loop {
+            let deadline = match caller.poll() {
+                Progress::Send(datagram) => {
+                    socket.send(&datagram).await.map_err(|error| error.to_string())?;
+                    continue;
+                }
+                Progress::Connected(connection) => return Ok(Self { socket, connection: *connection }),
+                Progress::Refused(code) => return Err(format!("refused: {code}")),
+                Progress::Failed(text) => return Err(text.to_owned()),
+                Progress::Wait(deadline) => deadline,
+            };
+            tokio::select! {
+                received = socket.recv(&mut buffer) => {
+                    let length = received.map_err(|error| error.to_string())?;
+                    caller.handle_datagram(Instant::now(), &buffer[..length]);
+                }
+                () = tokio::time::sleep_until(deadline.into()) => caller.handle_timeout(Instant::now()),
+            }
+        }
+    }
+
+    /// Sends a clip over and over in real time for `duration`. Returns how far it fell behind its clock.
+    ///
+    /// # Errors
+    /// The connection ended.
+    pub async fn replay(mut self, clip: &TsClip, duration: Duration) -> Result<Duration, String> {
+        let mut muxer = Muxer::new(&clip.kinds);
+        let mut behind = Duration::ZERO;
+        let began = Instant::now();
+        let mut out = BytesMut::new();
+        for round in 0u32.. {
+            for unit in &clip.units {
+                let at_ms = round * clip.length_ms + unit.at_ms;
+                let at = began + Duration::from_millis(at_ms.into());
+                self.serve(at).await?;
+                if began.elapsed() >= duration {
+                    self.connection.close(Instant::now());
+                    let _ = self.flush();
+                    return Ok(behind);
+                }
+                behind = behind.max(at.elapsed());
+                let dts = i64::from(at_ms) * 90;
+                muxer.write(unit.stream, dts + unit.pts_offset, dts, unit.is_random_access, &unit.payload, &mut out);
+                while out.len() >= PAYLOAD_BYTES {
+                    self.connection.send(Instant::now(), out.split_to(PAYLOAD_BYTES).freeze());
+                }
+                self.flush()?;
+            }
+        }
+        Ok(behind)
+    }
+
+    /// Answers the server until then.
+    async fn serve(&mut self, until: Instant) -> Result<(), String> {
+        let mut buffer = [0; DATAGRAM_BYTES_MAX];
+        loop {
+            let deadline = self.flush()?.min(until);
+            if until <= Instant::now() {
+                return Ok(());
+            }
+            tokio::select! {
+                received = self.socket.recv(&mut buffer) => {
+                    let length = received.map_err(|error| error.to_string())?;
+                    self.connection.handle_datagram(Instant::now(), &buffer[..length]);
+                }
+                () = tokio::time::sleep_until(deadline.into()) => {}
+            }
+            self.connection.handle_timeout(Instant::now());
+        }
+    }
+
+    /// Sends what is to be sent; when to look again.
+    fn flush(&mut self) -> Result<Instant, String> {
+        loop {
+            match self.connection.poll_output(Instant::now()) {
+                Output::Send(datagram) => {
+                    let _ = self.socket.try_send(&datagram);
+                }
+                Output::Event(Event::Closed(reason)) => return Err(format!("the connection ended: {reason:?}")),
+                Output::Event(_) => {}
+                Output::Wait(deadline) => return Ok(deadline.unwrap_or_else(Instant::now)),
+            }
+        }
+    }
+}
