@@ -22,6 +22,7 @@ pub(crate) fn seeds(target: &str) -> anyhow::Result<()> {
             records.map(|record| [&[u8::try_from(record.len()).unwrap_or(u8::MAX)][..], &record].concat()).collect()
         }
         "playlist" => read(files(&root().join("crates/hls/tests/golden"), ".m3u8"))?,
+        "mpegts" => read(files(&root().join("crates/container/src/mpegts/data"), "ts"))?,
         _ => Vec::new(),
     };
     if seeds.is_empty() {

@@ -85,6 +85,45 @@ pub fn lc_config(sample_rate: u32, channels: u8) -> Result<AudioConfig, Error> {
     parse_config(&Bytes::from(bits.finish()))
 }
 
+/// Passes over a configuration that does not say its length, without a backward compatible extension.
+/// spec: ISO/IEC 14496-3 §1.6.2.1, §4.4.1
+pub(crate) fn skip_config(bits: &mut BitReader<'_>) -> Result<(), Error> {
+    let mut core = object_type(bits)?;
+    sample_rate(bits)?;
+    if bits.bits(4)? == 0 {
+        return Err(Error::Unsupported("AAC channel configuration"));
+    }
+    if matches!(core, 5 | 29) {
+        sample_rate(bits)?;
+        core = object_type(bits)?;
+    }
+    if !(1..=4).contains(&core) {
+        return Err(Error::Unsupported("audio object type other than AAC"));
+    }
+    bits.skip(1)?; // frameLengthFlag
+    if bits.bit()? {
+        bits.skip(14)?; // coreCoderDelay
+    }
+    if bits.bit()? {
+        bits.skip(1)?; // extensionFlag3
+    }
+    Ok(())
+}
+
+/// Profile, index of the sampling rate and channel configuration of the core, as an ADTS header says them; `None` for
+/// what it cannot say. spec: ISO/IEC 13818-7 §6.2.1
+pub(crate) fn adts_fields(record: &[u8]) -> Option<[u32; 3]> {
+    let mut bits = BitReader::new(record, "AudioSpecificConfig");
+    let mut core = object_type(&mut bits).ok()?;
+    let rate = bits.bits(4).ok().filter(|index| *index < 13)?;
+    let channels = bits.bits(4).ok().filter(|channels| (1..=7).contains(channels))?;
+    if matches!(core, 5 | 29) {
+        sample_rate(&mut bits).ok()?;
+        core = object_type(&mut bits).ok()?;
+    }
+    (1..=4).contains(&core).then(|| [core - 1, rate, channels])
+}
+
 /// Syntactic elements. spec: ISO/IEC 14496-3 table 4.85
 const SCE: u32 = 0;
 const CPE: u32 = 1;

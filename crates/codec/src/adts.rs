@@ -1,161 +1,220 @@
-//! AAC frames behind ADTS headers. spec: ISO/IEC 13818-7 §6.2, ISO/IEC 14496-3 §1.A.2.2
+//! AAC with ADTS headers: the frames of a byte stream, and headers for others to read.
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use media::{AudioCodec, AudioConfig};
+use bytes::{Buf, Bytes, BytesMut};
+use media::AudioConfig;
 
-use crate::bits::BitWriter;
-use crate::{Error, aac};
+use crate::Error;
+use crate::aac;
+use crate::bits::{BitReader, BitWriter};
 
-/// Longest frame with its header: thirteen bits.
-const FRAME_BYTES_MAX: usize = 8191;
-/// What waits for its end, at most: frames are taken out as they become whole.
-const WAITING_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a header without CRC. spec: ISO/IEC 13818-7 §6.2
+const HEADER_BYTES: usize = 7;
+/// Most bytes that wait to be read: some seconds of any rate.
+const BUFFER_BYTES_MAX: usize = 1 << 20;
 
-/// Takes frames out of bytes that come cut anywhere.
+/// Reads ADTS frames that lie across the pieces they come in.
 #[derive(Debug, Default)]
 pub struct AdtsReader {
-    waiting: BytesMut,
-    /// The last header's fields that make the configuration, and it.
-    known: Option<([u8; 3], AudioConfig)>,
-}
-
-/// A frame and what decodes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AudioFrame {
-    /// The configuration.
-    pub config: AudioConfig,
-    /// The raw frame.
-    pub payload: Bytes,
+    buffer: BytesMut,
+    /// The last frame ended where the buffer begins.
+    is_synchronized: bool,
+    /// The bits of the header that make the configuration, and the configuration.
+    config: Option<([u32; 3], AudioConfig)>,
 }
 
 impl AdtsReader {
-    /// Takes more bytes.
+    /// Whether bytes wait that began before what is pushed next: the first frame then has no timestamp of the new piece.
+    pub fn is_mid_frame(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// Appends the payload of a PES packet. Read to `None` after each; what waits beyond 1 MiB is lost.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.waiting.len() + bytes.len() > WAITING_BYTES_MAX {
-            self.waiting.clear();
+        if self.buffer.len() + bytes.len() > BUFFER_BYTES_MAX {
+            self.reset();
         }
-        self.waiting.extend_from_slice(bytes);
+        self.buffer.extend_from_slice(bytes.get(..BUFFER_BYTES_MAX).unwrap_or(bytes));
     }
 
-    /// Part of a frame waits for the rest of it.
-    pub fn is_within_a_frame(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
-    /// Something is missing: what waits will not become whole.
+    /// Forgets the frame in progress, after a loss.
     pub fn reset(&mut self) {
-        self.waiting.clear();
+        self.buffer.clear();
+        self.is_synchronized = false;
     }
 
-    /// The next whole frame.
+    /// The next raw frame with its configuration; bytes that are no frame are passed over.
+    /// spec: ISO/IEC 13818-7 §6.2, ISO/IEC 14496-3 §1.A.2.2
     ///
     /// # Errors
-    /// A frame of a form that is not carried, or bytes that are none; the reader goes on behind them.
-    #[expect(clippy::should_implement_trait, reason = "more may come after None")]
-    pub fn next(&mut self) -> Result<Option<AudioFrame>, Error> {
-        let &[0xff, second, third, fourth, fifth, sixth, seventh, ..] = self.waiting.as_ref() else {
-            if self.waiting.len() < 7 && self.waiting.first().is_none_or(|byte| *byte == 0xff) {
+    /// The frame is not carried: several raw data blocks, or channels that are not in the table. Reading can go on.
+    #[expect(clippy::should_implement_trait, reason = "an iterator would end at the first `None`; this goes on")]
+    pub fn next(&mut self) -> Result<Option<(AudioConfig, Bytes)>, Error> {
+        loop {
+            let garbage = self.buffer.iter().position(|byte| *byte == 0xff).unwrap_or(self.buffer.len());
+            self.is_synchronized &= garbage == 0;
+            self.buffer.advance(garbage);
+            let Some(head) = self.buffer.get(..HEADER_BYTES) else { return Ok(None) };
+            let header = Header::parse(head)?;
+            let Some(header) = header.filter(|header| self.is_synchronized || self.is_followed(header)) else {
+                self.is_synchronized = false;
+                self.buffer.advance(1);
+                continue;
+            };
+            if self.buffer.len() < header.frame_bytes {
                 return Ok(None);
             }
-            return self.resync();
-        };
-        let length = usize::from(fourth & 3) << 11 | usize::from(fifth) << 3 | usize::from(sixth >> 5);
-        let header = if second & 1 == 1 { 7 } else { 9 };
-        if second & 0xf6 != 0xf0 || length <= header || length > FRAME_BYTES_MAX {
-            return self.resync();
-        }
-        if self.waiting.len() < length {
-            return Ok(None);
-        }
-        let mut frame = self.waiting.split_to(length).freeze();
-        if seventh & 3 != 0 {
-            return Err(Error::Unsupported("several AAC frames behind one ADTS header"));
-        }
-        frame.advance(header);
-        let fields = [second & 8, third, fourth & 0xc0];
-        let config = match &self.known {
-            Some((known, config)) if *known == fields => config.clone(),
-            _ => {
-                let config = config(third, fourth)?;
-                self.known = Some((fields, config.clone()));
-                config
+            self.is_synchronized = true;
+            let mut frame = self.buffer.split_to(header.frame_bytes).freeze();
+            frame.advance(header.own_bytes);
+            if header.blocks > 1 {
+                return Err(Error::Unsupported("ADTS with several raw data blocks"));
             }
-        };
-        Ok(Some(AudioFrame { config, payload: frame }))
+            return Ok(Some((self.config(header.config)?, frame)));
+        }
     }
 
-    /// Goes on at the next byte that can begin a header.
-    fn resync(&mut self) -> Result<Option<AudioFrame>, Error> {
-        let next = self.waiting.iter().skip(1).position(|byte| *byte == 0xff).map(|at| at + 1);
-        self.waiting.advance(next.unwrap_or(self.waiting.len()));
-        Err(Error::Invalid("ADTS header"))
+    /// A sync word comes behind the frame, or nothing yet.
+    fn is_followed(&self, header: &Header) -> bool {
+        match self.buffer.get(header.frame_bytes..) {
+            Some([0xff, second, ..]) => second & 0xf6 == 0xf0,
+            Some([first]) => *first == 0xff,
+            Some([_, _, ..]) => false,
+            Some([]) | None => true,
+        }
+    }
+
+    fn config(&mut self, bits: [u32; 3]) -> Result<AudioConfig, Error> {
+        if let Some((known, config)) = &self.config
+            && *known == bits
+        {
+            return Ok(config.clone());
+        }
+        let [profile, rate, channels] = bits;
+        let mut record = BitWriter::default();
+        record.put(profile + 1, 5);
+        record.put(rate, 4);
+        record.put(channels, 4);
+        record.put(0, 3);
+        let config = aac::parse_config(&Bytes::from(record.finish()))?;
+        self.config = Some((bits, config.clone()));
+        Ok(config)
     }
 }
 
-fn config(third: u8, fourth: u8) -> Result<AudioConfig, Error> {
+/// The fields of a header that are used.
+struct Header {
+    /// Profile, index of the sampling rate, channel configuration.
+    config: [u32; 3],
+    /// Bytes of the header, CRC included.
+    own_bytes: usize,
+    frame_bytes: usize,
+    blocks: u32,
+}
+
+impl Header {
+    /// `None` for what is no header. spec: ISO/IEC 13818-7 §6.2.1, §6.2.2
+    fn parse(bytes: &[u8]) -> Result<Option<Self>, Error> {
+        let mut bits = BitReader::new(bytes, "ADTS header");
+        let (sync, _version, layer) = (bits.bits(12)?, bits.bit()?, bits.bits(2)?);
+        let own_bytes = if bits.bit()? { HEADER_BYTES } else { HEADER_BYTES + 2 };
+        let (profile, rate) = (bits.bits(2)?, bits.bits(4)?);
+        bits.skip(1)?;
+        let channels = bits.bits(3)?;
+        bits.skip(4)?;
+        let frame_bytes = usize::try_from(bits.bits(13)?).unwrap_or_default();
+        bits.skip(11)?;
+        let blocks = bits.bits(2)? + 1;
+        let is_header = sync == 0xfff && layer == 0 && rate < 13 && frame_bytes > own_bytes;
+        Ok(is_header.then_some(Self { config: [profile, rate, channels], own_bytes, frame_bytes, blocks }))
+    }
+}
+
+/// The header of a frame of `frame_len` raw bytes, without CRC.
+///
+/// `None` where ADTS cannot say it: a rate or channels outside the tables, a frame of more than 8,184 bytes. Explicit
+/// SBR and PS are left to the decoder to find. spec: ISO/IEC 13818-7 §6.2
+pub fn header(config: &AudioConfig, frame_len: usize) -> Option<[u8; 7]> {
+    let [profile, rate, channels] = aac::adts_fields(&config.record)?;
+    let length = u32::try_from(frame_len + HEADER_BYTES).ok().filter(|length| *length < 1 << 13)?;
     let mut bits = BitWriter::default();
-    bits.put(u32::from(third >> 6) + 1, 5); // profile: the object type less 1
-    bits.put(u32::from(third >> 2 & 0x0f), 4);
-    bits.put(u32::from(third & 1) << 2 | u32::from(fourth >> 6), 4);
-    bits.put(0, 3);
-    aac::parse_config(&bits.finish().into())
-}
-
-/// The header of a raw frame of so many bytes; `None` for what ADTS cannot carry.
-pub fn header(config: &AudioConfig, frame_bytes: usize) -> Option<[u8; 7]> {
-    let &[first, second, ..] = config.record.as_ref() else { return None };
-    let (object_type, rate, channels) = (first >> 3, (first & 7) << 1 | second >> 7, second >> 3 & 0x0f);
-    let length = frame_bytes + 7;
-    if config.codec != AudioCodec::Aac || !(1..=4).contains(&object_type) || rate > 12 || length > FRAME_BYTES_MAX {
-        return None;
-    }
-    let byte = |value: usize| u8::try_from(value & 0xff).unwrap_or(0);
-    Some([
-        0xff,
-        0xf1, // MPEG-4, no checksum
-        (object_type - 1) << 6 | rate << 2 | channels >> 2,
-        (channels & 3) << 6 | byte(length >> 11),
-        byte(length >> 3),
-        byte(length << 5) | 0x1f,
-        0xfc,
-    ])
+    bits.put(0xfff1, 16); // MPEG-4, layer 0, no CRC
+    bits.put(profile, 2);
+    bits.put(rate, 4);
+    bits.put(0, 1);
+    bits.put(channels, 3);
+    bits.put(0, 4);
+    bits.put(length, 13);
+    bits.put(0x7ff, 11); // variable rate
+    bits.put(0, 2); // one raw data block
+    bits.finish().try_into().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn frames(reader: &mut AdtsReader) -> Vec<Bytes> {
-        std::iter::from_fn(|| reader.next().transpose()).filter_map(|frame| Some(frame.ok()?.payload)).collect()
+    fn frame(config: &AudioConfig, raw: &[u8]) -> Vec<u8> {
+        [&header(config, raw.len()).expect("in the tables")[..], raw].concat()
+    }
+
+    fn read_all(reader: &mut AdtsReader) -> Vec<Bytes> {
+        std::iter::from_fn(|| reader.next().expect("carried")).map(|(_, raw)| raw).collect()
     }
 
     #[test]
-    fn frames_are_found_however_they_are_cut() {
+    fn frames_read_back_across_any_split() {
         let config = aac::lc_config(44_100, 2).expect("in the tables");
-        let mut stream = b"noise".to_vec();
-        for frame in [&b"one"[..], b"second frame", b"3"] {
-            stream.extend_from_slice(&header(&config, frame.len()).expect("small"));
-            stream.extend_from_slice(frame);
-        }
-        for step in 1..stream.len() {
+        let stream = [frame(&config, b"one"), frame(&config, &[0xff; 300]), frame(&config, b"three")].concat();
+        for size in 1..stream.len() {
             let mut reader = AdtsReader::default();
-            let mut found = Vec::new();
-            for piece in stream.chunks(step) {
+            let mut frames = Vec::new();
+            for piece in stream.chunks(size) {
                 reader.push(piece);
-                found.extend(frames(&mut reader));
+                while let Some((found, raw)) = reader.next().expect("carried") {
+                    assert_eq!(found, config);
+                    frames.push(raw);
+                }
             }
-            assert_eq!(found, [&b"one"[..], b"second frame", b"3"], "pieces of {step}");
-            assert!(!reader.is_within_a_frame());
+            assert_eq!(frames, [&b"one"[..], &[0xff; 300], b"three"], "pieces of {size}");
+            assert!(!reader.is_mid_frame());
         }
     }
 
     #[test]
-    fn the_configuration_is_that_of_the_header() {
-        let config = aac::lc_config(48_000, 6).expect("in the tables");
+    fn garbage_between_frames_is_passed_over() {
+        let config = aac::lc_config(48_000, 1).expect("in the tables");
         let mut reader = AdtsReader::default();
-        reader.push(&header(&config, 2).expect("small"));
-        reader.push(b"xy");
-        let frame = reader.next().expect("valid").expect("whole");
-        assert_eq!(frame.config, config);
+        reader.push(
+            &[b"garbage\xff\xf1\x4c\x80\x01\x1f\xfc".to_vec(), frame(&config, b"one"), b"\xff\xf0".to_vec()].concat(),
+        );
+        reader.push(&[frame(&config, b"two"), frame(&config, b"three")].concat());
+        assert_eq!(read_all(&mut reader), [&b"one"[..], b"two", b"three"]);
+    }
+
+    #[test]
+    fn several_raw_data_blocks_are_refused_and_reading_goes_on() {
+        let config = aac::lc_config(48_000, 2).expect("in the tables");
+        let mut several = frame(&config, b"one");
+        several[6] |= 1;
+        let mut reader = AdtsReader::default();
+        reader.push(&[several, frame(&config, b"two")].concat());
+        assert_eq!(reader.next(), Err(Error::Unsupported("ADTS with several raw data blocks")));
+        assert_eq!(read_all(&mut reader), [&b"two"[..]]);
+    }
+
+    #[test]
+    fn a_crc_is_no_part_of_the_frame() {
+        let config = aac::lc_config(48_000, 2).expect("in the tables");
+        let mut with_crc = frame(&config, b"..one");
+        with_crc[1] &= 0xfe;
+        let mut reader = AdtsReader::default();
+        reader.push(&with_crc);
+        assert_eq!(read_all(&mut reader), [&b"one"[..]]);
+    }
+
+    #[test]
+    fn a_frame_too_long_for_the_header_has_none() {
+        let config = aac::lc_config(48_000, 2).expect("in the tables");
+        assert!(header(&config, 8184).is_some() && header(&config, 8185).is_none());
     }
 }

@@ -1,122 +1,188 @@
-//! NAL units behind start codes, as transport streams carry them. spec: H.264 annex B, H.265 annex B
+//! The byte stream form of NAL units (annex B), as MPEG transport streams carry it, and the way to lengths and back.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use media::{Payload, VideoCodec, VideoConfig};
+use media::{Payload, VideoCodec};
 
-use crate::{h264, h265};
+use crate::Error;
 
-/// The NAL units of a byte stream, without start codes and the zeros around them. What stands before the first start code
-/// is left out.
-pub(crate) fn units(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = after_start_code(bytes);
+/// Most access units that one PES packet is split into; what follows stays with the last.
+const ACCESS_UNITS_MAX: usize = 64;
+
+/// The NAL units of a byte stream, without start codes and zeros around them; what lies before the first start code is
+/// left out. spec: H.264 annex B, H.265 annex B
+pub fn nal_units(stream: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = start_code(stream).and_then(|at| stream.get(at + 3..));
     std::iter::from_fn(move || {
         loop {
-            let current = rest?;
-            let end = find_start_code(current);
-            let unit = current.get(..end.unwrap_or(current.len())).unwrap_or_default();
-            rest = end.and_then(|end| after_start_code(current.get(end..)?));
-            let length = unit.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-            if length > 0 {
-                return unit.get(..length);
+            let stream = rest?;
+            let end = start_code(stream);
+            rest = end.and_then(|at| stream.get(at + 3..));
+            let nal = trim(stream.get(..end.unwrap_or(stream.len())).unwrap_or_default());
+            if !nal.is_empty() {
+                return Some(nal);
             }
         }
     })
 }
 
-/// Where the next three bytes 0, 0, 1 begin.
-fn find_start_code(bytes: &[u8]) -> Option<usize> {
+/// Where the first three-byte start code lies. Looks at every third byte where it can.
+fn start_code(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
-    // Every third byte: 1 is the end of a start code, 0 may be inside one, anything else is far from one.
-    while let Some(&[a, b, c]) = bytes.get(at..at + 3).and_then(|three| three.first_chunk::<3>()) {
-        match (a, b, c) {
-            (0, 0, 1) => return Some(at),
-            (_, _, 2..) => at += 3,
-            (_, 1.., _) => at += 2,
-            _ => at += 1,
-        }
+    loop {
+        at += match *bytes.get(at..)?.first_chunk::<3>()? {
+            [0, 0, 1] => return Some(at),
+            [_, _, third] if third != 0 => 3,
+            [_, second, _] if second != 0 => 2,
+            _ => 1,
+        };
     }
-    None
 }
 
-fn after_start_code(bytes: &[u8]) -> Option<&[u8]> {
-    bytes.get(find_start_code(bytes)? + 3..)
+/// A NAL unit never ends with a zero byte: those are `trailing_zero_8bits` or part of the next start code.
+fn trim(nal: &[u8]) -> &[u8] {
+    let zeros = nal.iter().rev().take_while(|byte| **byte == 0).count();
+    nal.get(..nal.len() - zeros).unwrap_or_default()
 }
 
-/// The same access unit with four-byte lengths instead of start codes; in one copy.
-pub fn to_lengths(bytes: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(bytes.len() + 16);
-    for unit in units(bytes) {
-        out.put_u32(u32::try_from(unit.len()).unwrap_or(u32::MAX));
-        out.put_slice(unit);
+/// Puts four-byte lengths in place of start codes, in one copy. Nothing else is changed: delimiters and parameter sets
+/// stay, for [`crate::VideoStream`] to take.
+pub fn to_lengths(stream: &[u8]) -> Bytes {
+    // A start code of three bytes becomes a length of four.
+    let mut out = BytesMut::with_capacity(stream.len() + 16);
+    for nal in nal_units(stream) {
+        out.put_u32(u32::try_from(nal.len()).unwrap_or(u32::MAX));
+        out.put_slice(nal);
     }
     out.freeze()
 }
 
-/// Whether a unit of this codec carries parameter sets: then a decoder can start here, or nearly.
-pub fn has_parameter_sets(codec: VideoCodec, bytes: &[u8]) -> bool {
-    units(bytes).any(|unit| match codec {
-        VideoCodec::Avc => h264::nal_kind(unit) == h264::NalKind::Sps,
-        VideoCodec::Hevc => h265::nal_kind(unit) == h265::NalKind::Sps,
-        VideoCodec::Av1 | VideoCodec::Vp9 => false,
-    })
+/// Cuts a byte stream at its access unit delimiters; the pieces are slices of it. One without or with a single
+/// delimiter at its front stays whole.
+///
+/// Only the first unit has the timestamps of its PES packet; the others have none of their own.
+/// spec: ISO/IEC 13818-1 §2.14.1: each access unit begins with a delimiter
+pub fn access_units(stream: &Bytes, codec: VideoCodec) -> Vec<Bytes> {
+    let mut units = Vec::new();
+    let mut rest = stream.clone();
+    let mut at = 0; // everything before is searched
+    let mut has_nal = false;
+    while units.len() + 1 < ACCESS_UNITS_MAX {
+        let Some(code) = start_code(rest.get(at..).unwrap_or_default()).map(|code| at + code) else { break };
+        at = code + 3;
+        if has_nal && is_delimiter(rest.get(at..).unwrap_or_default(), codec) {
+            let zero = usize::from(code > 0 && rest.get(code - 1) == Some(&0));
+            units.push(rest.split_to(code - zero));
+            at = 3 + zero;
+        }
+        has_nal = true;
+    }
+    units.push(rest);
+    units
 }
 
-/// An access unit of the canonical form with start codes: a delimiter, the parameter sets where a decoder can start, and its
-/// NAL units. `None` for codecs that have no such form.
-pub fn to_start_codes(config: &VideoConfig, payload: &Payload, is_random_access: bool) -> Option<Bytes> {
-    const START_CODE: [u8; 4] = [0, 0, 0, 1];
-    let (delimiter, sets): (&[u8], Vec<Bytes>) = match config.codec {
-        VideoCodec::Avc => {
-            let (_, sets) = h264::parse_record(&config.record).ok()?;
-            (&[9, 0xf0], [sets.sps, sets.pps].concat())
-        }
-        VideoCodec::Hevc => {
-            let (_, sets) = h265::parse_record(&config.record).ok()?;
-            (&[0x46, 1, 0x50], [sets.vps, sets.sps, sets.pps].concat())
-        }
-        VideoCodec::Av1 | VideoCodec::Vp9 => return None,
-    };
-    let mut out = BytesMut::with_capacity(payload.len() + 256);
-    let mut put = |unit: &[u8]| {
-        out.put_slice(&START_CODE);
-        out.put_slice(unit);
-    };
-    put(delimiter);
-    if is_random_access {
-        sets.iter().for_each(|set| put(set));
+/// spec: H.264 table 7-1, H.265 table 7-1
+fn is_delimiter(nal: &[u8], codec: VideoCodec) -> bool {
+    match (codec, nal.first()) {
+        (VideoCodec::Avc, Some(header)) => header & 0x1f == 9,
+        (VideoCodec::Hevc, Some(header)) => header >> 1 & 0x3f == 35,
+        _ => false,
     }
-    let whole = payload.to_bytes();
-    let mut rest = &whole[..];
-    while let Some((length, after)) = rest.split_first_chunk::<4>() {
-        let (unit, after) = after.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
-        put(unit);
-        rest = after;
+}
+
+/// Appends an access unit as byte stream: a delimiter, `parameter_sets` (see [`crate::parameter_sets`]; for random
+/// access points), the NAL units of `payload`. spec: ISO/IEC 13818-1 §2.14.1, §2.17.1
+///
+/// # Errors
+/// The payload does not consist of NAL units with four-byte lengths, or the codec has no byte stream form. What was
+/// appended is then to be thrown away.
+pub fn write(codec: VideoCodec, parameter_sets: &[Bytes], payload: &Payload, out: &mut BytesMut) -> Result<(), Error> {
+    const START_CODE: &[u8] = &[0, 0, 0, 1];
+    let delimiter: &[u8] = match codec {
+        VideoCodec::Avc => &[0, 0, 0, 1, 0x09, 0xf0],
+        VideoCodec::Hevc => &[0, 0, 0, 1, 0x46, 0x01, 0x50],
+        VideoCodec::Av1 | VideoCodec::Vp9 => return Err(Error::Unsupported("byte stream of AV1 or VP9")),
+    };
+    let sets: usize = parameter_sets.iter().map(|set| 4 + set.len()).sum();
+    out.reserve(delimiter.len() + sets + payload.len());
+    out.put_slice(delimiter);
+    for set in parameter_sets {
+        out.put_slice(START_CODE);
+        out.put_slice(set);
     }
-    Some(out.freeze())
+    let (mut length, mut length_bytes, mut left) = (0usize, 0, 0);
+    for slice in payload.slices() {
+        let mut rest = slice.as_ref();
+        while let Some((first, after)) = rest.split_first() {
+            if left > 0 {
+                let (now, later) = rest.split_at(left.min(rest.len()));
+                out.put_slice(now);
+                left -= now.len();
+                rest = later;
+                continue;
+            }
+            length = length << 8 | usize::from(*first);
+            length_bytes += 1;
+            rest = after;
+            if length_bytes == 4 {
+                out.put_slice(START_CODE);
+                left = std::mem::take(&mut length);
+                length_bytes = 0;
+            }
+        }
+    }
+    if left > 0 || length_bytes > 0 { Err(Error::Truncated("NAL unit")) } else { Ok(()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn units_are_found_behind_start_codes_of_any_length() {
-        let stream = b"\0\0\0\x01\x09\xf0\0\0\x01\x67abc\0\0\0\x01\x68d\0\0\x01\0\0\0\x01\x65\0\x01\0\0\x02z\0\0\0";
-        let found: Vec<&[u8]> = units(stream).collect();
-        assert_eq!(found, [&b"\x09\xf0"[..], b"\x67abc", b"\x68d", b"\x65\0\x01\0\0\x02z"]);
-        assert_eq!(units(b"no start code").count(), 0);
-        assert_eq!(units(b"\0\0\x01").count(), 0);
-        assert_eq!(to_lengths(b"\0\0\x01ab\0\0\x01c"), &b"\0\0\0\x02ab\0\0\0\x01c"[..]);
+    fn units(stream: &[u8]) -> Vec<&[u8]> {
+        nal_units(stream).collect()
     }
 
     #[test]
-    fn start_codes_are_found_wherever_they_stand() {
-        for before in 0..20 {
-            for fill in [0u8, 1, 2, 0xff] {
-                let mut bytes = vec![fill; before];
-                bytes.extend_from_slice(&[7, 0, 0, 1, 5]);
-                assert_eq!(units(&bytes).last(), Some(&[5u8][..]), "{before} of {fill}");
+    fn start_codes_of_three_and_four_bytes_and_trailing_zeros_are_no_part_of_a_nal_unit() {
+        let stream = b"\0\0\0\x01\x09\xf0\0\0\x01\x67ab\0\0\0\0\0\x01\x65\0\0\x03\0\x01x\0\0\0";
+        assert_eq!(units(stream), [&b"\x09\xf0"[..], b"\x67ab", b"\x65\0\0\x03\0\x01x"]);
+        assert_eq!(units(b"garbage\0\0\x01\x65"), [b"\x65"]);
+        assert_eq!(units(b"\0\0\x01\0\0\x01"), [b""; 0]);
+        assert_eq!(units(b"no start code"), [b""; 0]);
+    }
+
+    #[test]
+    fn every_position_of_a_start_code_is_found() {
+        for before in 0..12 {
+            for fill in [0, 1, 2, 0xff] {
+                let mut stream = vec![fill; before];
+                stream.extend_from_slice(&[2, 0, 0, 1, 0x65]);
+                assert_eq!(units(&stream).last(), Some(&&[0x65][..]), "{before} bytes of {fill}");
             }
         }
+    }
+
+    #[test]
+    fn a_byte_stream_comes_back_from_lengths() {
+        let stream = b"\0\0\0\x01\x09\xf0\0\0\0\x01\x67sps\0\0\0\x01\x65picture";
+        let lengths = to_lengths(stream);
+        assert_eq!(lengths.as_ref(), b"\0\0\0\x02\x09\xf0\0\0\0\x04\x67sps\0\0\0\x08\x65picture");
+        let mut payload = Payload::default();
+        payload.push(lengths.slice(6..9)); // a cut inside a length
+        payload.push(lengths.slice(9..));
+        let mut out = BytesMut::new();
+        write(VideoCodec::Avc, &[], &payload, &mut out).expect("whole NAL units");
+        assert_eq!(out.as_ref(), stream);
+        assert!(write(VideoCodec::Avc, &[], &lengths.slice(..9).into(), &mut out).is_err());
+    }
+
+    #[test]
+    fn several_access_units_are_cut_at_delimiters() {
+        let stream = Bytes::from_static(
+            b"\0\0\0\x01\x09\xf0\0\0\x01\x65a\0\0\0\x01\x09\xf0\0\0\x01\x41b\0\0\x01\x09\xf0\0\0\x01\x41c",
+        );
+        let units = access_units(&stream, VideoCodec::Avc);
+        assert_eq!(units.iter().map(Bytes::len).collect::<Vec<_>>(), [11, 11, 10]);
+        assert_eq!(units.concat(), stream);
+        assert_eq!(access_units(&stream, VideoCodec::Hevc), [stream]);
     }
 }

@@ -3,7 +3,7 @@
 use crate::Error;
 
 /// Reads bits, most significant first.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct BitReader<'a> {
     bytes: &'a [u8],
     position: usize,
@@ -35,6 +35,23 @@ impl<'a> BitReader<'a> {
 
     pub(crate) fn skip(&mut self, count: u32) -> Result<(), Error> {
         (0..count).try_for_each(|_| self.bit().map(drop))
+    }
+
+    /// Bits read so far.
+    pub(crate) fn position(&self) -> usize {
+        self.position
+    }
+
+    /// The next `count` bytes, from any bit on.
+    pub(crate) fn bytes(&mut self, count: usize) -> Result<Vec<u8>, Error> {
+        let shift = self.position % 8;
+        let from = self.bytes.get(self.position / 8..).unwrap_or_default();
+        let from = from.get(..count + usize::from(shift > 0)).ok_or(Error::Truncated(self.what))?;
+        self.position += count * 8;
+        if shift == 0 {
+            return Ok(from.to_vec());
+        }
+        Ok(from.array_windows().map(|[first, second]| first << shift | second >> (8 - shift)).collect())
     }
 
     /// Unsigned Exp-Golomb code: H.264 §9.1, H.265 §9.2.

@@ -1,217 +1,261 @@
-//! AAC frames in LOAS and LATM. spec: ISO/IEC 14496-3 §1.7
+//! AAC in LOAS and LATM: audio sync streams with their configuration in band.
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes, BytesMut};
 use media::AudioConfig;
 
-use crate::adts::AudioFrame;
+use crate::Error;
+use crate::aac;
 use crate::bits::{BitReader, BitWriter};
-use crate::{Error, aac};
 
+/// Most bytes that wait to be read: some seconds of any rate.
+const BUFFER_BYTES_MAX: usize = 1 << 20;
 const WHAT: &str = "LATM";
-/// What waits for its end, at most.
-const WAITING_BYTES_MAX: usize = 1 << 20;
 
-/// Takes frames out of bytes that come cut anywhere.
+/// Reads the audio mux elements of an `AudioSyncStream` that lie across the pieces they come in.
 #[derive(Debug, Default)]
 pub struct LatmReader {
-    waiting: BytesMut,
-    config: Option<AudioConfig>,
+    buffer: BytesMut,
+    /// The last element ended where the buffer begins.
+    is_synchronized: bool,
+    mux: Option<Mux>,
+    frames: VecDeque<Bytes>,
+}
+
+/// What of a `StreamMuxConfig` matters for the frames behind it.
+#[derive(Debug)]
+struct Mux {
+    config: AudioConfig,
+    sub_frames: u32,
 }
 
 impl LatmReader {
-    /// Takes more bytes.
+    /// Whether bytes wait that began before what is pushed next: the first frame then has no timestamp of the new piece.
+    pub fn is_mid_frame(&self) -> bool {
+        !self.buffer.is_empty() || !self.frames.is_empty()
+    }
+
+    /// Appends the payload of a PES packet. Read to `None` after each; what waits beyond 1 MiB is lost.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.waiting.len() + bytes.len() > WAITING_BYTES_MAX {
-            self.waiting.clear();
+        if self.buffer.len() + bytes.len() > BUFFER_BYTES_MAX {
+            self.reset();
         }
-        self.waiting.extend_from_slice(bytes);
+        self.buffer.extend_from_slice(bytes.get(..BUFFER_BYTES_MAX).unwrap_or(bytes));
     }
 
-    /// Part of a frame waits for the rest of it.
-    pub fn is_within_a_frame(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
-    /// Something is missing: what waits will not become whole.
+    /// Forgets the element in progress, after a loss; the configuration stays.
     pub fn reset(&mut self) {
-        self.waiting.clear();
+        self.buffer.clear();
+        self.frames.clear();
+        self.is_synchronized = false;
     }
 
-    /// The next whole frame; frames before the first configuration are left out.
+    /// The next raw frame with its configuration. Bytes that are no element, and elements before the first
+    /// configuration, are passed over. spec: ISO/IEC 14496-3 §1.7.2, table 1.36
     ///
     /// # Errors
-    /// A frame of a form that is not carried, or bytes that are none; the reader goes on behind them.
-    #[expect(clippy::should_implement_trait, reason = "more may come after None")]
-    pub fn next(&mut self) -> Result<Option<AudioFrame>, Error> {
+    /// The element is damaged, or within the standard but not carried: several programs or layers, frames of constant
+    /// length, other codecs than AAC. Reading can go on.
+    #[expect(clippy::should_implement_trait, reason = "an iterator would end at the first `None`; this goes on")]
+    pub fn next(&mut self) -> Result<Option<(AudioConfig, Bytes)>, Error> {
         loop {
-            let &[first, second, third, ..] = self.waiting.as_ref() else { return Ok(None) };
-            // spec: ISO/IEC 14496-3 §1.7.2 AudioSyncStream
-            if first != 0x56 || second & 0xe0 != 0xe0 {
-                let next = self.waiting.iter().skip(1).position(|byte| *byte == 0x56).map(|at| at + 1);
-                self.waiting.advance(next.unwrap_or(self.waiting.len()));
-                return Err(Error::Invalid("LOAS sync word"));
+            if let (Some(frame), Some(mux)) = (self.frames.pop_front(), &self.mux) {
+                return Ok(Some((mux.config.clone(), frame)));
             }
-            let length = 3 + (usize::from(second & 0x1f) << 8 | usize::from(third));
-            if self.waiting.len() < length {
+            let is_sync = |pair: &[u8]| matches!(pair, [0x56, second] if second & 0xe0 == 0xe0);
+            let garbage = self.buffer.windows(2).position(is_sync);
+            // The last byte may be the first half of a sync word.
+            let half = usize::from(self.buffer.last() == Some(&0x56));
+            let garbage = garbage.unwrap_or(self.buffer.len() - half);
+            self.is_synchronized &= garbage == 0;
+            self.buffer.advance(garbage);
+            let &[_, high, low, ..] = self.buffer.as_ref() else { return Ok(None) };
+            let end = 3 + (usize::from(high & 0x1f) << 8 | usize::from(low));
+            // A sync word inside other data: no element follows it.
+            if !self.is_synchronized && self.buffer.get(end..end + 2).is_some_and(|pair| !is_sync(pair)) {
+                self.buffer.advance(1);
+                continue;
+            }
+            if self.buffer.len() < end {
                 return Ok(None);
             }
-            let element = self.waiting.split_to(length).freeze().slice(3..);
-            if let Some(payload) = self.element(&element)?
-                && let Some(config) = &self.config
-            {
-                return Ok(Some(AudioFrame { config: config.clone(), payload }));
-            }
+            self.is_synchronized = true;
+            let element = self.buffer.split_to(end).freeze();
+            self.element(element.get(3..).unwrap_or_default())?;
         }
     }
 
-    /// spec: ISO/IEC 14496-3 §1.7.3 AudioMuxElement
-    fn element(&mut self, element: &[u8]) -> Result<Option<Bytes>, Error> {
-        let mut bits = BitReader::new(element, WHAT);
+    /// An `AudioMuxElement` with `muxConfigPresent`. spec: ISO/IEC 14496-3 table 1.41
+    fn element(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let mut bits = BitReader::new(bytes, WHAT);
         if !bits.bit()? {
-            self.config = Some(stream_mux_config(&mut bits)?);
+            self.mux = None; // one that cannot be read must not leave the old one in force
+            self.mux = Some(Mux::parse(&mut bits, bytes)?);
         }
-        if self.config.is_none() {
-            return Ok(None);
-        }
-        let mut length = 0usize;
-        loop {
-            let byte = bits.byte()?;
-            length += usize::from(byte);
-            if byte < 255 {
-                break;
+        let Some(mux) = &self.mux else { return Ok(()) };
+        for _ in 0..=mux.sub_frames {
+            // spec: ISO/IEC 14496-3 table 1.44 PayloadLengthInfo, frameLengthType 0
+            let mut length = 0;
+            loop {
+                let part = bits.byte()?;
+                length += usize::from(part);
+                if part != 255 {
+                    break;
+                }
+            }
+            let frame = bits.bytes(length)?;
+            if !frame.is_empty() {
+                self.frames.push_back(frame.into());
             }
         }
-        if length > element.len() {
-            return Err(Error::Truncated(WHAT));
-        }
-        // The payload begins at any bit.
-        (0..length).map(|_| bits.byte()).collect::<Result<Vec<u8>, _>>().map(|payload| Some(payload.into()))
+        Ok(())
     }
 }
 
-/// spec: ISO/IEC 14496-3 §1.7.3 StreamMuxConfig
-fn stream_mux_config(bits: &mut BitReader<'_>) -> Result<AudioConfig, Error> {
-    let version = bits.bit()?;
-    if version && bits.bit()? {
-        return Err(Error::Unsupported("LATM of version 1A"));
-    }
-    if version {
-        skip_value(bits)?; // taraBufferFullness
-    }
-    if !bits.bit()? {
-        return Err(Error::Unsupported("LATM with layers of different timing"));
-    }
-    if bits.bits(6)? != 0 || bits.bits(4)? != 0 || bits.bits(3)? != 0 {
-        return Err(Error::Unsupported("LATM with several frames, programs or layers"));
-    }
-    let config = if version {
-        let length = value(bits)?;
-        specific_config(bits, Some(length))?
-    } else {
-        specific_config(bits, None)?
-    };
-    if bits.bits(3)? != 0 {
-        return Err(Error::Unsupported("LATM frames of fixed length"));
-    }
-    bits.skip(8)?; // latmBufferFullness
-    if bits.bit()? {
-        // otherDataPresent
+impl Mux {
+    /// Reads a `StreamMuxConfig`. spec: ISO/IEC 14496-3 table 1.42
+    fn parse(bits: &mut BitReader<'_>, bytes: &[u8]) -> Result<Self, Error> {
+        let version = bits.bit()?;
+        if version && bits.bit()? {
+            return Err(Error::Unsupported("LATM version other than 0 and 1"));
+        }
         if version {
-            skip_value(bits)?;
-        } else {
-            while bits.bit()? {
+            value(bits)?; // taraBufferFullness
+        }
+        if !bits.bit()? {
+            return Err(Error::Unsupported("LATM with streams of different framing"));
+        }
+        let sub_frames = bits.bits(6)?;
+        if bits.bits(4)? > 0 {
+            return Err(Error::Unsupported("LATM with several programs"));
+        }
+        if bits.bits(3)? > 0 {
+            return Err(Error::Unsupported("LATM with several layers"));
+        }
+        let config_bits = if version { Some(value(bits)?) } else { None };
+        let start = bits.position();
+        aac::skip_config(bits)?;
+        let mut end = bits.position();
+        if let Some(length) = config_bits {
+            // What lies behind the part that is known, such as a backward compatible extension, belongs to it.
+            let rest = u32::try_from(end - start).ok().and_then(|used| length.checked_sub(used));
+            bits.skip(rest.ok_or(Error::Invalid("LATM configuration length"))?)?;
+            end = bits.position();
+        }
+        let config = aac::parse_config(&copy_bits(bytes, start, end)?)?;
+        if bits.bits(3)? != 0 {
+            return Err(Error::Unsupported("LATM with frames of constant length"));
+        }
+        bits.skip(8)?; // latmBufferFullness
+        if bits.bit()? {
+            // otherDataPresent: its length; the data lie behind the frames
+            if version {
+                value(bits)?;
+            } else {
+                while bits.bit()? {
+                    bits.skip(8)?;
+                }
                 bits.skip(8)?;
             }
-            bits.skip(8)?;
         }
+        if bits.bit()? {
+            bits.skip(8)?; // crcCheckSum
+        }
+        Ok(Self { config, sub_frames })
     }
-    if bits.bit()? {
-        bits.skip(8)?; // checksum
-    }
-    Ok(config)
 }
 
-/// spec: ISO/IEC 14496-3 §1.7.3 LatmGetValue
+/// `LatmGetValue`. spec: ISO/IEC 14496-3 table 1.43
 fn value(bits: &mut BitReader<'_>) -> Result<u32, Error> {
     let bytes = bits.bits(2)? + 1;
-    bits.bits(8 * bytes)
+    bits.bits(bytes * 8)
 }
 
-fn skip_value(bits: &mut BitReader<'_>) -> Result<(), Error> {
-    value(bits).map(drop)
-}
-
-/// An `AudioSpecificConfig` of known length, or of plain AAC, which tells its own.
-fn specific_config(bits: &mut BitReader<'_>, length: Option<u32>) -> Result<AudioConfig, Error> {
-    let mut copy = BitWriter::default();
-    let length = match length {
-        Some(length) if length <= 1024 => length,
-        Some(_) => return Err(Error::Invalid("AudioSpecificConfig length")),
-        None => own_length(bits)?,
-    };
-    for _ in 0..length {
-        copy.put(u32::from(bits.bit()?), 1);
+fn copy_bits(bytes: &[u8], start: usize, end: usize) -> Result<Bytes, Error> {
+    let mut from = BitReader::new(bytes, WHAT);
+    let mut to = BitWriter::default();
+    from.skip(u32::try_from(start).map_err(|_| Error::Invalid(WHAT))?)?;
+    for _ in start..end {
+        to.put(u32::from(from.bit()?), 1);
     }
-    aac::parse_config(&copy.finish().into())
-}
-
-/// Bits of the configuration that comes next, without moving: object type, rate, channels, and the three flags of AAC.
-fn own_length(bits: &BitReader<'_>) -> Result<u32, Error> {
-    let mut ahead = bits.clone();
-    let object_type = ahead.bits(5)?;
-    let rate = ahead.bits(4)?;
-    let mut length = 5 + 4 + 4;
-    if rate == 15 {
-        ahead.skip(24)?;
-        length += 24;
-    }
-    ahead.skip(4)?;
-    match object_type {
-        1..=4 => {}
-        5 | 29 => {
-            let extension = ahead.bits(4)?;
-            length += 4 + 5 + if extension == 15 { 24 } else { 0 };
-        }
-        _ => return Err(Error::Unsupported("audio object type other than AAC")),
-    }
-    Ok(length + 3)
+    Ok(to.finish().into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Writes an element that begins with a configuration of AAC-LC at 48 kHz, stereo.
-    fn loas(frame: &[u8]) -> Vec<u8> {
+    /// An element with configuration (48 kHz stereo, `config` bits in front of it) and these frames.
+    fn element(head: &[(u32, u32)], frames: &[&[u8]]) -> Vec<u8> {
         let mut bits = BitWriter::default();
-        bits.put(0, 1); // useSameStreamMux
-        bits.put(0, 1); // version
-        bits.put(1, 1); // all streams the same timing
-        bits.put(0, 6 + 4 + 3);
-        bits.put(0x1190, 16); // AAC-LC, 48 kHz, stereo
-        bits.put(0, 3); // frame length type
-        bits.put(0xff, 8);
-        bits.put(0, 2); // no other data, no checksum
-        bits.put(u32::try_from(frame.len()).expect("small"), 8);
-        frame.iter().for_each(|byte| bits.put(u32::from(*byte), 8));
-        let element = bits.finish();
-        let length = u16::try_from(element.len()).expect("small");
-        [&[0x56, 0xe0 | length.to_be_bytes()[0], length.to_be_bytes()[1]], &element[..]].concat()
+        for (value, count) in head {
+            bits.put(*value, *count);
+        }
+        for frame in frames {
+            bits.put(u32::try_from(frame.len()).expect("short"), 8);
+            frame.iter().for_each(|byte| bits.put(u32::from(*byte), 8));
+        }
+        let body = bits.finish();
+        [&[0x56, 0xe0, u8::try_from(body.len()).expect("short")], body.as_slice()].concat()
+    }
+
+    const ASC: (u32, u32) = (0x1190, 16);
+    /// New configuration, version 0, same framing, one frame, one program, one layer; type 0, no other data, no CRC.
+    fn head() -> Vec<(u32, u32)> {
+        vec![(0, 1), (0, 1), (1, 1), (0, 6), (0, 4), (0, 3), ASC, (0, 3), (0xff, 8), (0, 1), (0, 1)]
     }
 
     #[test]
-    fn a_frame_at_any_bit_comes_out_whole_however_it_is_cut() {
-        let stream = [b"xx".to_vec(), loas(b"a frame"), loas(b"another")].concat();
-        for step in 1..stream.len() {
+    fn frames_read_back_across_any_split() {
+        let first = element(&head(), &[b"one"]);
+        let stream = [first.clone(), first, b"noise".to_vec(), element(&[(1, 1)], &[b"second"])].concat();
+        for size in 1..stream.len() {
             let mut reader = LatmReader::default();
-            let mut found = Vec::new();
-            for piece in stream.chunks(step) {
+            let mut frames = Vec::new();
+            for piece in stream.chunks(size) {
                 reader.push(piece);
-                found.extend(std::iter::from_fn(|| reader.next().transpose()).filter_map(Result::ok));
+                while let Ok(Some((config, raw))) = reader.next() {
+                    assert_eq!((config.timescale.hz(), config.channels), (48_000, 2));
+                    assert_eq!(config.record.as_ref(), [0x11, 0x90]);
+                    frames.push(raw);
+                }
             }
-            let payloads: Vec<_> = found.iter().map(|frame| frame.payload.clone()).collect();
-            assert_eq!(payloads, [&b"a frame"[..], b"another"], "pieces of {step}");
-            assert_eq!(found[0].config, aac::lc_config(48_000, 2).expect("in the tables"));
+            assert_eq!(frames, ["one", "one", "second"], "pieces of {size}");
         }
+    }
+
+    #[test]
+    fn version_1_and_sub_frames_are_read() {
+        let mut head = vec![(0, 1), (1, 1), (0, 1), (0, 2), (9, 8), (1, 1), (1, 6), (0, 4), (0, 3), (0, 2), (16, 8)];
+        head.extend([ASC, (0, 3), (0xff, 8), (1, 1), (0, 2), (8, 8), (1, 1), (0x55, 8)]);
+        let mut reader = LatmReader::default();
+        reader.push(&element(&head, &[b"one", b"two"]));
+        let frames: Vec<_> = std::iter::from_fn(|| reader.next().expect("carried")).map(|(_, raw)| raw).collect();
+        assert_eq!(frames, ["one", "two"]);
+    }
+
+    #[test]
+    fn what_is_not_carried_is_named() {
+        for (index, value, name) in [
+            (2, 0, "LATM with streams of different framing"),
+            (4, 1, "LATM with several programs"),
+            (5, 1, "LATM with several layers"),
+            (7, 1, "LATM with frames of constant length"),
+        ] {
+            let mut head = head();
+            head[index].0 = value;
+            let mut reader = LatmReader::default();
+            reader.push(&element(&head, &[b"one"]));
+            assert_eq!(reader.next(), Err(Error::Unsupported(name)));
+            assert_eq!(reader.next(), Ok(None));
+        }
+    }
+
+    #[test]
+    fn frames_before_a_configuration_are_passed_over() {
+        let mut reader = LatmReader::default();
+        reader.push(&element(&[(1, 1)], &[b"one"]));
+        assert_eq!(reader.next(), Ok(None));
     }
 }

@@ -6,8 +6,11 @@
 //! | [`h265`] | ISO/IEC 23008-2 (ITU-T H.265) §7.3; `hvcC`: ISO/IEC 14496-15 §8.3.3 |
 //! | [`av1`] | AV1 Bitstream §5; `av1C`: AV1-ISOBMFF §2.3 |
 //! | [`vp9`] | VP9 Bitstream §6.2; `vpcC`: VP Codec ISO Media File Format Binding |
+//! | [`annexb`] | ITU-T H.264 and H.265, annex B |
 //! | [`aac`] | ISO/IEC 14496-3 §1.6, §4.4 |
-//! | [`opus`] | RFC 6716 §3.1, RFC 7845 §5.1; `dOps`: Opus in ISOBMFF §4.3.2 |
+//! | [`adts`] | ISO/IEC 13818-7 §6.2 |
+//! | [`latm`] | ISO/IEC 14496-3 §1.7 |
+//! | [`opus`] | RFC 6716 §3.1, RFC 7845 §5.1; `dOps`: Opus in ISOBMFF §4.3.2; Opus in MPEG-TS §4 |
 //!
 //! Invariants: bytes from outside lead to `Err`, never to a panic; nothing is allocated by a number a peer sent;
 //! an access unit is cut by reference, not copied, where its NAL units already have four-byte lengths.
@@ -26,7 +29,7 @@ pub mod opus;
 mod video;
 pub mod vp9;
 
-pub use video::{VideoStream, VideoUnit};
+pub use video::{VideoStream, VideoUnit, parameter_sets};
 
 /// Widest and highest picture that is carried: 16K, more than any level allows.
 const SIZE_MAX: u32 = 16_384;

@@ -10,7 +10,7 @@ use crate::Error;
 pub(crate) struct LengthSize(usize);
 
 impl LengthSize {
-    /// Four bytes: the canonical form.
+    /// Of the canonical form.
     pub(crate) const FOUR: Self = Self(4);
 
     /// From `lengthSizeMinusOne`: 0, 1 or 3. spec: ISO/IEC 14496-15 §5.3.3.1.2

@@ -1,4 +1,4 @@
-//! Opus: `OpusHead` and `dOps`, the length of a packet, silence.
+//! Opus: `OpusHead` and `dOps`, the length of a packet, silence, packets in MPEG transport streams.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use media::{AudioCodec, AudioConfig, Timescale};
@@ -74,82 +74,114 @@ pub fn silent_packet() -> Bytes {
     Bytes::from_static(&[0xfc, 0xff, 0xfe])
 }
 
-/// Channels, streams and coupled streams, and the order of the channels, of configurations 3 to 8.
-/// spec: Opus in MPEG-TS §4.2.1; RFC 7845 §5.1.1.2
-const SURROUND: [(u8, u8, u8, &[u8]); 6] = [
-    (3, 2, 1, &[0, 2, 1]),
-    (4, 2, 2, &[0, 1, 2, 3]),
-    (5, 3, 2, &[0, 4, 1, 2, 3]),
-    (6, 4, 2, &[0, 4, 1, 2, 3, 5]),
-    (7, 4, 3, &[0, 4, 1, 2, 3, 5, 6]),
-    (8, 5, 3, &[0, 6, 1, 2, 3, 4, 5, 7]),
+/// Most Opus packets in one PES packet: 2.5 s of the shortest.
+const TS_PACKETS_MAX: usize = 1024;
+
+/// Streams, coupled streams and mapping for 3–8 channels in Vorbis order. spec: RFC 7845 §5.1.1.2
+const LAYOUTS: [(u8, u8, &[u8]); 6] = [
+    (2, 1, &[0, 2, 1]),
+    (2, 2, &[0, 1, 2, 3]),
+    (3, 2, &[0, 4, 1, 2, 3]),
+    (4, 2, &[0, 4, 1, 2, 3, 5]),
+    (4, 3, &[0, 4, 1, 2, 3, 5, 6]),
+    (5, 3, &[0, 6, 1, 2, 3, 4, 5, 7]),
 ];
 
-/// The configuration of a transport stream's `channel_config_code`.
+/// The configuration for a `channel_config_code`: 1–8 channels, 0 (dual mono) as two. The transport stream does not
+/// say how many samples to skip; what encoders use is written. spec: Opus in MPEG-TS §4.2
 ///
 /// # Errors
-/// A code beyond the eight usual ones.
-pub fn ts_config(channel_config: u8) -> Result<AudioConfig, Error> {
-    let mut record = BytesMut::from(&[0, channel_config.max(1), 1, 0x38, 0, 0, 0xbb, 0x80, 0, 0][..]);
-    match channel_config {
-        0 | 2 => return Ok(default_config()),
-        1 => record.put_u8(0),
+/// Other codes: mappings of their own.
+pub fn ts_config(channel_config_code: u8) -> Result<AudioConfig, Error> {
+    let channels = if channel_config_code == 0 { 2 } else { channel_config_code };
+    let mut record = BytesMut::new();
+    record.put_slice(&[0, channels, 1, 0x38, 0, 0, 0xbb, 0x80, 0, 0]);
+    match channels {
+        1 | 2 => record.put_u8(0),
         _ => {
-            let (_, streams, coupled, order) =
-                SURROUND.iter().find(|row| row.0 == channel_config).ok_or(Error::Unsupported("Opus channels"))?;
+            let layout = LAYOUTS.get(usize::from(channels) - 3);
+            let (streams, coupled, mapping) = layout.ok_or(Error::Unsupported("Opus channel configuration"))?;
             record.put_slice(&[1, *streams, *coupled]);
-            record.put_slice(order);
+            record.put_slice(mapping);
         }
     }
-    Ok(config(record.freeze(), channel_config))
+    Ok(config(record.freeze(), channels))
 }
 
-/// Packets behind their control headers. spec: Opus in MPEG-TS §4.3
+/// The Opus packets of a PES packet, without their control headers. Trimming is not applied: it matters at the ends of
+/// a recording. spec: Opus in MPEG-TS §4.3
 ///
 /// # Errors
-/// A header that is none, or a packet that ends too early; what was read before is lost with it.
-pub fn ts_packets(bytes: &Bytes) -> Result<Vec<Bytes>, Error> {
+/// A header is missing, or says more than there is.
+pub fn ts_packets(payload: &Bytes) -> Result<Vec<Bytes>, Error> {
     const WHAT: &str = "Opus control header";
     let mut packets = Vec::new();
-    let mut rest = bytes.clone();
-    while !rest.is_empty() {
-        let &[0x7f, flags, ..] = rest.as_ref() else { return Err(Error::Invalid(WHAT)) };
-        if flags & 0xe0 != 0xe0 {
+    let mut rest = payload.clone();
+    while let Some(first) = rest.first().copied() {
+        let second = *rest.get(1).ok_or(Error::Truncated(WHAT))?;
+        if first != 0x7f || second & 0xe0 != 0xe0 {
             return Err(Error::Invalid(WHAT));
         }
-        let (mut at, mut length) = (2, 0usize);
-        loop {
-            let byte = *rest.get(at).ok_or(Error::Truncated(WHAT))?;
-            (at, length) = (at + 1, length + usize::from(byte));
-            if byte < 255 {
-                break;
-            }
+        let full = rest.iter().skip(2).take_while(|byte| **byte == 255).count();
+        let last = *rest.get(2 + full).ok_or(Error::Truncated(WHAT))?;
+        let size = full * 255 + usize::from(last);
+        let trims = usize::from(second & 0x10 != 0) + usize::from(second & 0x08 != 0);
+        let mut start = 3 + full + 2 * trims;
+        if second & 0x04 != 0 {
+            start += 1 + usize::from(*rest.get(start).ok_or(Error::Truncated(WHAT))?);
         }
-        // What is to be trimmed at the start and at the end is left to the decoder's user: live streams trim nothing.
-        at += usize::from(flags >> 4 & 1) * 2 + usize::from(flags >> 3 & 1) * 2;
-        if flags >> 2 & 1 == 1 {
-            at += 1 + usize::from(*rest.get(at).ok_or(Error::Truncated(WHAT))?);
+        if rest.len() < start + size {
+            return Err(Error::Truncated("Opus packet"));
         }
-        if rest.len() < at + length {
-            return Err(Error::Truncated(WHAT));
+        let packet = rest.split_to(start + size).slice(start..);
+        if packets.len() == TS_PACKETS_MAX {
+            return Err(Error::Unsupported("a PES packet of more than 1,024 Opus packets"));
         }
-        packets.push(rest.slice(at..at + length));
-        rest = rest.slice(at + length..);
+        if !packet.is_empty() {
+            packets.push(packet);
+        }
     }
     Ok(packets)
 }
 
-/// The control header of a packet of so many bytes.
-pub fn ts_header(packet_bytes: usize) -> Vec<u8> {
-    let mut out = vec![0x7f, 0xe0];
-    out.resize(2 + packet_bytes / 255, 0xff);
-    out.push(u8::try_from(packet_bytes % 255).unwrap_or(0));
-    out
+/// The control header of a packet of `packet_bytes`, without trimming. spec: Opus in MPEG-TS §4.3
+pub fn ts_header(packet_bytes: usize) -> Bytes {
+    let mut out = BytesMut::with_capacity(4);
+    out.put_slice(&[0x7f, 0xe0]);
+    out.put_bytes(255, packet_bytes / 255);
+    out.put_u8(u8::try_from(packet_bytes % 255).unwrap_or_default());
+    out.freeze()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packets_in_a_transport_stream_read_back() {
+        let packets = [Bytes::from(vec![1; 254]), Bytes::from(vec![2; 255]), Bytes::from(vec![3; 600])];
+        let stream =
+            packets.iter().fold(Vec::new(), |stream, packet| [&stream, &ts_header(packet.len())[..], packet].concat());
+        let stream = Bytes::from(stream);
+        assert_eq!(ts_packets(&stream).expect("valid"), packets);
+        let trimmed = Bytes::from_static(b"\x7f\xfc\x02\x00\x01\x00\x02\x03extab");
+        assert_eq!(ts_packets(&trimmed).expect("valid"), ["ab"]);
+        for end in 1..stream.len() {
+            let whole = [257, 257 + 259, stream.len()].contains(&end);
+            assert_eq!(ts_packets(&stream.slice(..end)).is_ok(), whole, "{end} bytes");
+        }
+    }
+
+    #[test]
+    fn every_channel_configuration_has_its_mapping() {
+        assert_eq!(ts_config(2), Ok(default_config()));
+        assert_eq!(ts_config(0), ts_config(2));
+        for channels in 3..=8 {
+            let config = ts_config(channels).expect("in the table");
+            assert_eq!((config.channels, config.record.len()), (channels, 13 + usize::from(channels)));
+        }
+        assert!(ts_config(9).is_err() && ts_config(0x81).is_err());
+    }
 
     #[test]
     fn packet_lengths_follow_the_table_of_contents_byte() {
@@ -165,28 +197,5 @@ mod tests {
         let head = b"OpusHead\x01\x02\x38\x01\x80\xbb\x00\x00\x00\x00\x00";
         assert_eq!(parse_head(head).expect("valid").record, default_config().record);
         assert!(parse_head(&head[..15]).is_err());
-    }
-
-    #[test]
-    fn packets_in_transport_streams_read_back() {
-        for sizes in [&[1usize, 254, 255, 256, 600][..], &[]] {
-            let packets: Vec<Bytes> = sizes.iter().map(|size| vec![7; *size].into()).collect();
-            let stream: Vec<u8> =
-                packets.iter().flat_map(|packet| [ts_header(packet.len()), packet.to_vec()].concat()).collect();
-            assert_eq!(ts_packets(&stream.clone().into()), Ok(packets));
-            for end in 1..stream.len().min(300) {
-                let _ = ts_packets(&stream[..end].to_vec().into());
-            }
-        }
-        assert!(ts_packets(&Bytes::from_static(b"noise")).is_err());
-    }
-
-    #[test]
-    fn surround_has_a_mapping_and_codes_beyond_eight_are_refused() {
-        for code in 0..=8 {
-            let config = ts_config(code).expect("usual");
-            assert_eq!(config.channels, if code == 0 { 2 } else { code });
-        }
-        assert!(ts_config(9).is_err());
     }
 }

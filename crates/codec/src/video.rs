@@ -12,6 +12,7 @@ use crate::{Error, av1, h264, h265, vp9};
 pub struct VideoStream {
     state: State,
     config: Option<VideoConfig>,
+    is_in_band: bool,
 }
 
 #[derive(Debug)]
@@ -53,20 +54,22 @@ impl VideoStream {
             VideoCodec::Av1 => (State::Av1, av1::parse_record(record)?),
             VideoCodec::Vp9 => (State::Vp9 { colour: vp9::parse_record(record)? }, None),
         };
-        Ok(Self { state, config })
+        Ok(Self { state, config, is_in_band: false })
     }
 
-    /// A track of H.264 or H.265 whose parameter sets come in band, and whose units have four-byte lengths. Other codecs
-    /// carry theirs in band anyway.
+    /// Starts without a record: parameter sets come only in band, as in MPEG transport streams.
+    ///
+    /// [`VideoStream::config`] is `None` until one set of each type has come (H.265: VPS, SPS, PPS; H.264: SPS, PPS);
+    /// units before that cannot be played. An H.264 unit with an SPS and a recovery point counts as random access
+    /// point, whatever the container says of it.
     pub fn in_band(codec: VideoCodec) -> Self {
-        let size = LengthSize::FOUR;
         let state = match codec {
-            VideoCodec::Avc => State::Avc { size, sets: h264::ParameterSets::default() },
-            VideoCodec::Hevc => State::Hevc { size, sets: h265::ParameterSets::default() },
+            VideoCodec::Avc => State::Avc { size: LengthSize::FOUR, sets: h264::ParameterSets::default() },
+            VideoCodec::Hevc => State::Hevc { size: LengthSize::FOUR, sets: h265::ParameterSets::default() },
             VideoCodec::Av1 => State::Av1,
             VideoCodec::Vp9 => State::Vp9 { colour: None },
         };
-        Self { state, config: None }
+        Self { state, config: None, is_in_band: true }
     }
 
     /// The configuration now in force; `None` until a codec that carries it in band has sent it.
@@ -80,8 +83,8 @@ impl VideoStream {
     /// The unit is damaged; the track can go on with the next one.
     pub fn unit(&mut self, unit: &Bytes, is_key: bool) -> Result<VideoUnit, Error> {
         let (payload, is_random_access, found) = match &mut self.state {
-            State::Avc { size, sets } => avc_unit(unit, *size, sets, is_key)?,
-            State::Hevc { size, sets } => hevc_unit(unit, *size, sets)?,
+            State::Avc { size, sets } => avc_unit(unit, *size, sets, Key { is_key, with_sps: self.is_in_band })?,
+            State::Hevc { size, sets } => hevc_unit(unit, *size, sets, self.config.is_some())?,
             State::Av1 => av1::parse_unit(unit)?,
             State::Vp9 { colour } => {
                 let header = vp9::parse_frame(unit)?;
@@ -96,30 +99,53 @@ impl VideoStream {
     }
 }
 
+/// The parameter sets in the record of a configuration, in the order in which a decoder wants them: what stands before
+/// a random access point where there are no records. None for AV1 and VP9.
+///
+/// # Errors
+/// The record is damaged.
+pub fn parameter_sets(config: &VideoConfig) -> Result<Vec<Bytes>, Error> {
+    match config.codec {
+        VideoCodec::Avc => h264::parse_record(&config.record).map(|(_, sets)| [sets.sps, sets.pps].concat()),
+        VideoCodec::Hevc => h265::parse_record(&config.record).map(|(_, sets)| [sets.vps, sets.sps, sets.pps].concat()),
+        VideoCodec::Av1 | VideoCodec::Vp9 => Ok(Vec::new()),
+    }
+}
+
 type Found = (Payload, bool, Option<VideoConfig>);
 
-fn avc_unit(unit: &Bytes, size: LengthSize, sets: &mut h264::ParameterSets, is_key: bool) -> Result<Found, Error> {
+/// When a recovery point is a random access point.
+#[derive(Clone, Copy)]
+struct Key {
+    /// The container says so.
+    is_key: bool,
+    /// An SPS beside it says so.
+    with_sps: bool,
+}
+
+fn avc_unit(unit: &Bytes, size: LengthSize, sets: &mut h264::ParameterSets, key: Key) -> Result<Found, Error> {
     let (mut idr, mut recovery) = (false, false);
     let mut inside = h264::ParameterSets::default();
     let payload = nal::filter(unit, size, |nal| {
         match h264::nal_kind(nal) {
             h264::NalKind::Idr => idr = true,
-            h264::NalKind::Sei => recovery |= is_key && h264::is_recovery_point(nal),
+            h264::NalKind::Sei => recovery |= h264::is_recovery_point(nal),
             h264::NalKind::Sps => inside.sps.push(nal.clone()),
             h264::NalKind::Pps => inside.pps.push(nal.clone()),
             h264::NalKind::OtherSlice | h264::NalKind::Dropped | h264::NalKind::Other => {}
         }
         Ok(!matches!(h264::nal_kind(nal), h264::NalKind::Sps | h264::NalKind::Pps | h264::NalKind::Dropped))
     })?;
+    recovery &= key.is_key || (key.with_sps && !inside.sps.is_empty());
     let mut changed = false;
     changed |= adopt(&mut sets.sps, &inside.sps);
     changed |= adopt(&mut sets.pps, &inside.pps);
-    let is_whole = !sets.sps.is_empty() && !sets.pps.is_empty();
-    let config = if changed && is_whole { Some(h264::config(sets)?) } else { None };
+    let is_complete = !sets.sps.is_empty() && !sets.pps.is_empty();
+    let config = if changed && is_complete { Some(h264::config(sets)?) } else { None };
     Ok((payload, idr || recovery, config))
 }
 
-fn hevc_unit(unit: &Bytes, size: LengthSize, sets: &mut h265::ParameterSets) -> Result<Found, Error> {
+fn hevc_unit(unit: &Bytes, size: LengthSize, sets: &mut h265::ParameterSets, has_config: bool) -> Result<Found, Error> {
     let mut irap = false;
     let mut inside = h265::ParameterSets::default();
     let payload = nal::filter(unit, size, |nal| {
@@ -135,8 +161,9 @@ fn hevc_unit(unit: &Bytes, size: LengthSize, sets: &mut h265::ParameterSets) -> 
     changed |= adopt(&mut sets.vps, &inside.vps);
     changed |= adopt(&mut sets.sps, &inside.sps);
     changed |= adopt(&mut sets.pps, &inside.pps);
-    let is_whole = !sets.sps.is_empty() && !sets.pps.is_empty();
-    let config = if changed && is_whole { Some(h265::config(sets)?) } else { None };
+    // A record may lack the VPS; in band it is waited for.
+    let is_complete = has_config || !(sets.vps.is_empty() || sets.sps.is_empty() || sets.pps.is_empty());
+    let config = if changed && is_complete { Some(h265::config(sets)?) } else { None };
     Ok((payload, irap, config))
 }
 
@@ -145,7 +172,53 @@ fn adopt(known: &mut Vec<Bytes>, found: &[Bytes]) -> bool {
     let is_new = found.iter().any(|set| !known.contains(set));
     if is_new {
         // Own copies: a slice would keep the whole message of the unit alive.
-        *known = found.iter().map(|set| Bytes::copy_from_slice(set)).take(32).collect();
+        // spec: ISO/IEC 14496-15 §5.3.3.1.2: a record counts SPS in five bits
+        *known = found.iter().map(|set| Bytes::copy_from_slice(set)).take(31).collect();
     }
     is_new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(nals: &[&[u8]]) -> Bytes {
+        let prefixed = |nal: &&[u8]| [&u32::try_from(nal.len()).expect("short").to_be_bytes()[..], nal].concat();
+        nals.iter().flat_map(prefixed).collect::<Vec<_>>().into()
+    }
+
+    const SPS: &[u8] = &[
+        0x67, 0x64, 0x00, 0x1f, 0xac, 0xd9, 0x40, 0x50, 0x05, 0xbb, 0x01, 0x10, 0x00, 0x00, 0x03, 0x00, 0x10, 0x00,
+        0x00, 0x03, 0x03, 0xc0, 0xf1, 0x83, 0x19, 0x60,
+    ];
+    const PPS: &[u8] = &[0x68, 0xeb, 0xe3, 0xcb, 0x22, 0xc0];
+    const RECOVERY_POINT: &[u8] = &[0x06, 0x06, 0x01, 0xc4, 0x80];
+
+    #[test]
+    fn in_band_there_is_no_configuration_before_sps_and_pps() {
+        let mut stream = VideoStream::in_band(VideoCodec::Avc);
+        let early = stream.unit(&unit(&[b"\x41slice"]), false).expect("valid");
+        assert!(early.new_config.is_none() && stream.config().is_none());
+        stream.unit(&unit(&[SPS, b"\x65slice"]), false).expect("valid");
+        assert!(stream.config().is_none(), "the PPS is missing");
+
+        let first = stream.unit(&unit(&[b"\x09\xf0", SPS, PPS, b"\x65slice"]), false).expect("valid");
+        assert!(first.is_random_access && first.new_config.is_some());
+        let config = stream.config().expect("complete");
+        assert_eq!((config.width, config.height), (1280, 720));
+        assert_eq!(parameter_sets(config).expect("own record"), [SPS, PPS]);
+        let again = stream.unit(&unit(&[SPS, PPS, b"\x65slice"]), false).expect("valid");
+        assert!(again.new_config.is_none());
+    }
+
+    #[test]
+    fn in_band_a_recovery_point_with_an_sps_is_a_random_access_point() {
+        let mut stream = VideoStream::in_band(VideoCodec::Avc);
+        let mut is_random_access =
+            |nals: &[&[u8]], is_key| stream.unit(&unit(nals), is_key).expect("valid").is_random_access;
+        assert!(is_random_access(&[SPS, PPS, RECOVERY_POINT, b"\x41slice"], false));
+        assert!(!is_random_access(&[RECOVERY_POINT, b"\x41slice"], false));
+        assert!(is_random_access(&[RECOVERY_POINT, b"\x41slice"], true));
+        assert!(!is_random_access(&[SPS, PPS, b"\x41slice"], true));
+    }
 }

@@ -1,16 +1,16 @@
 //! Transport streams between datagrams and the hub: what SRT and plain UDP have in common.
 
 use bytes::{Bytes, BytesMut};
-use codec::adts::{self, AdtsReader, AudioFrame};
+use codec::adts::{self, AdtsReader};
 use codec::latm::LatmReader;
-use codec::{annexb, opus};
+use codec::{annexb, opus, parameter_sets};
 use container::mpegts::{Demuxer, DemuxerConfig, ElementaryStream, Event, Health, Muxer, PesUnit, StreamKind};
 use hub::{Advice, Announcement, Arrival, Entry, Item, Leg, Repairs, Tracks, Transport};
 use media::{AudioCodec, AudioConfig, CodecConfig, TrackKind, VideoCodec};
 use std::sync::Arc;
 use std::time::Duration;
 use telemetry::{Metrics, TsError};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::count_repairs;
 
@@ -91,7 +91,9 @@ impl TsSource {
                         fix: "send it in the clear; SRT encrypts on the way",
                     });
                 }
-                Event::SpliceInfo { pid, section } => info!(pid, bytes = section.len(), "SCTE 35 section"),
+                Event::Scte35 { pid, section } => info!(pid, bytes = section.len(), "SCTE 35 section"),
+                Event::Klv { pid, payload, .. } => debug!(pid, bytes = payload.len(), "KLV metadata"),
+                _ => {}
             }
         }
         Ok(())
@@ -107,7 +109,7 @@ impl TsSource {
             let reader = match stream.kind {
                 StreamKind::AacAdts => AudioReader::Adts(AdtsReader::default()),
                 StreamKind::AacLatm => AudioReader::Latm(LatmReader::default()),
-                StreamKind::Opus { channel_config } => AudioReader::Opus(channel_config),
+                StreamKind::Opus { channels } => AudioReader::Opus(channels),
                 _ => return None,
             };
             Some(AudioTrack { pid: stream.pid, reader, config: None, next_nanos: None })
@@ -152,15 +154,15 @@ impl TsSource {
     }
 
     fn on_unit(&mut self, at: Arrival, unit: &PesUnit) {
-        if let Some((_, codec)) = self.video.filter(|(pid, _)| *pid == unit.pid) {
-            if unit.after_loss {
-                self.leg.count_damaged();
+        if self.video.is_some_and(|(pid, _)| pid == unit.pid) {
+            if unit.is_damaged {
+                // Half a picture ends some decoders; a missing one is a moment of smear.
+                return self.leg.count_damaged();
             }
             let Some(dts) = unit.dts else { return };
-            let is_key = unit.is_random_access || annexb::has_parameter_sets(codec, &unit.payload);
             let offset = unit.pts.map_or(0, |pts| pts - dts);
             let data = annexb::to_lengths(&unit.payload);
-            self.leg.video_unit(at, nanos(dts), nanos(offset), is_key, &data);
+            self.leg.video_unit(at, nanos(dts), nanos(offset), unit.is_random_access, &data);
             return;
         }
         if self.audio.as_ref().is_some_and(|track| track.pid == unit.pid) {
@@ -175,25 +177,25 @@ impl TsSource {
         }
         // spec: ISO/IEC 13818-1 §2.4.3.7: the time is that of the first frame that begins in the unit
         let mut stamped = unit.pts.map(nanos);
-        let carries_over = track.is_within_a_frame();
+        let carries_over = track.is_mid_frame();
         let frames = track.frames(&unit.payload);
         for (index, frame) in frames.into_iter().enumerate() {
-            let Ok(frame) = frame else {
+            let Ok((config, payload)) = frame else {
                 self.leg.count_damaged();
                 continue;
             };
             let is_of_before = index == 0 && carries_over;
             let time = if is_of_before { track.next_nanos } else { stamped.take().or(track.next_nanos) };
             let Some(time) = time else { continue };
-            if track.config.as_ref() != Some(&frame.config) {
-                track.config = Some(frame.config.clone());
-                self.leg.audio_known(at, frame.config.clone());
+            if track.config.as_ref() != Some(&config) {
+                track.config = Some(config.clone());
+                self.leg.audio_known(at, config.clone());
             }
-            track.next_nanos = Some(time + length_nanos(&frame));
-            self.leg.audio_unit(at, frame.config.codec, time, frame.payload);
+            track.next_nanos = Some(time + length_nanos(&config, &payload));
+            self.leg.audio_unit(at, config.codec, time, payload);
         }
         // A frame that began in this unit and is not whole yet has the unit's time.
-        if let Some(stamped) = stamped.filter(|_| track.is_within_a_frame()) {
+        if let Some(stamped) = stamped.filter(|_| track.is_mid_frame()) {
             track.next_nanos = Some(stamped);
         }
     }
@@ -234,10 +236,10 @@ impl TsSource {
 }
 
 impl AudioTrack {
-    fn is_within_a_frame(&self) -> bool {
+    fn is_mid_frame(&self) -> bool {
         match &self.reader {
-            AudioReader::Adts(reader) => reader.is_within_a_frame(),
-            AudioReader::Latm(reader) => reader.is_within_a_frame(),
+            AudioReader::Adts(reader) => reader.is_mid_frame(),
+            AudioReader::Latm(reader) => reader.is_mid_frame(),
             AudioReader::Opus(_) => false,
         }
     }
@@ -250,7 +252,7 @@ impl AudioTrack {
         }
     }
 
-    fn frames(&mut self, payload: &Bytes) -> Vec<Result<AudioFrame, codec::Error>> {
+    fn frames(&mut self, payload: &Bytes) -> Vec<Result<(AudioConfig, Bytes), codec::Error>> {
         match &mut self.reader {
             AudioReader::Adts(reader) => {
                 reader.push(payload);
@@ -262,10 +264,7 @@ impl AudioTrack {
             }
             AudioReader::Opus(channel_config) => {
                 match opus::ts_config(*channel_config).and_then(|config| Ok((config, opus::ts_packets(payload)?))) {
-                    Ok((config, packets)) => {
-                        let frame = |payload| Ok(AudioFrame { config: config.clone(), payload });
-                        packets.into_iter().map(frame).collect()
-                    }
+                    Ok((config, packets)) => packets.into_iter().map(|packet| Ok((config.clone(), packet))).collect(),
                     Err(error) => vec![Err(error)],
                 }
             }
@@ -273,12 +272,12 @@ impl AudioTrack {
     }
 }
 
-fn length_nanos(frame: &AudioFrame) -> i64 {
-    let samples = match frame.config.codec {
-        AudioCodec::Aac => frame.config.samples_per_unit,
-        AudioCodec::Opus => opus::packet_samples(&frame.payload).unwrap_or(frame.config.samples_per_unit),
+fn length_nanos(config: &AudioConfig, frame: &[u8]) -> i64 {
+    let samples = match config.codec {
+        AudioCodec::Aac => config.samples_per_unit,
+        AudioCodec::Opus => opus::packet_samples(frame).unwrap_or(config.samples_per_unit),
     };
-    frame.config.timescale.nanos(i64::from(samples))
+    config.timescale.nanos(i64::from(samples))
 }
 
 /// The program as a transport stream, from a random access point on.
@@ -307,17 +306,28 @@ impl TsSink {
             return Bytes::new();
         };
         let Some(config) = entry.tracks.config(unit.track) else { return Bytes::new() };
-        let payload = match &config {
-            CodecConfig::Video(config) => annexb::to_start_codes(config, &unit.payload, unit.is_random_access),
-            CodecConfig::Audio(config) => framed(config, &unit.payload.to_bytes()),
+        let (mut payload, raw) = (BytesMut::new(), unit.payload.to_bytes());
+        let is_written = match &config {
+            CodecConfig::Video(config) => {
+                let sets = if unit.is_random_access { parameter_sets(config) } else { Ok(Vec::new()) };
+                sets.is_ok_and(|sets| annexb::write(config.codec, &sets, &unit.payload, &mut payload).is_ok())
+            }
+            CodecConfig::Audio(config) => header(config, raw.len()).is_some_and(|header| {
+                payload.extend_from_slice(&header);
+                payload.extend_from_slice(&raw);
+                true
+            }),
         };
-        let Some(payload) = payload else { return Bytes::new() };
+        if !is_written {
+            return Bytes::new();
+        }
         let ticks = |time: i64| {
             let scaled = i128::from(time) * 90_000 / i128::from(config.timescale().hz());
-            i64::try_from(scaled).unwrap_or(0)
+            u64::try_from(scaled).unwrap_or(0)
         };
         let mut out = BytesMut::with_capacity(payload.len() + payload.len() / 40 + 1024);
-        muxer.write(*stream, ticks(unit.pts.0), ticks(unit.dts.0), unit.is_random_access, &payload, &mut out);
+        let whole = [&payload[..]];
+        muxer.write(*stream, ticks(unit.pts.0), ticks(unit.dts.0), unit.is_random_access, whole, &mut out);
         out.freeze()
     }
 
@@ -331,7 +341,7 @@ impl TsSink {
             },
             CodecConfig::Audio(config) => match config.codec {
                 AudioCodec::Aac => Some(StreamKind::AacAdts),
-                AudioCodec::Opus => Some(StreamKind::Opus { channel_config: config.channels }),
+                AudioCodec::Opus => Some(StreamKind::Opus { channels: config.channels }),
             },
         };
         let mut kinds = Vec::new();
@@ -344,11 +354,10 @@ impl TsSink {
     }
 }
 
-/// A frame with what stands before it in a transport stream.
-fn framed(config: &AudioConfig, frame: &Bytes) -> Option<Bytes> {
-    let header = match config.codec {
-        AudioCodec::Aac => adts::header(config, frame.len())?.to_vec(),
-        AudioCodec::Opus => opus::ts_header(frame.len()),
-    };
-    Some([&header, &frame[..]].concat().into())
+/// What stands before a frame in a transport stream.
+fn header(config: &AudioConfig, frame_bytes: usize) -> Option<Bytes> {
+    match config.codec {
+        AudioCodec::Aac => adts::header(config, frame_bytes).map(|header| Bytes::copy_from_slice(&header)),
+        AudioCodec::Opus => Some(opus::ts_header(frame_bytes)),
+    }
 }

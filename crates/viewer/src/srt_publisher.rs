@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use codec::{VideoStream, adts, annexb};
+use codec::{VideoStream, adts, annexb, parameter_sets};
 use container::flv::{Content, parse_audio, parse_video};
 use container::mpegts::{Muxer, StreamKind};
 use media::{AudioCodec, AudioConfig, TrackKind, VideoCodec};
@@ -87,8 +87,11 @@ impl TsClip {
                 let Some((stream, index)) = known else { return Ok(()) };
                 let unit = stream.unit(&data, is_key).map_err(|error| error.to_string())?;
                 let Some(config) = stream.config() else { return Ok(()) };
-                let payload = annexb::to_start_codes(config, &unit.payload, unit.is_random_access);
-                let payload = payload.ok_or("the clip's picture has no form for transport streams")?;
+                let mut payload = BytesMut::new();
+                let sets = if unit.is_random_access { parameter_sets(config) } else { Ok(Vec::new()) };
+                sets.and_then(|sets| annexb::write(config.codec, &sets, &unit.payload, &mut payload))
+                    .map_err(|error| error.to_string())?;
+                let payload = payload.freeze();
                 let pts_offset = i64::from(composition_offset_ms) * 90;
                 let is_random_access = unit.is_random_access;
                 self.units.push(TsUnit { at_ms, stream: *index, pts_offset, is_random_access, payload });
@@ -191,8 +194,9 @@ impl SrtPublisher {
                     return Ok(behind);
                 }
                 behind = behind.max(at.elapsed());
-                let dts = i64::from(at_ms) * 90;
-                muxer.write(unit.stream, dts + unit.pts_offset, dts, unit.is_random_access, &unit.payload, &mut out);
+                let dts = u64::from(at_ms) * 90;
+                let pts = dts.saturating_add_signed(unit.pts_offset);
+                muxer.write(unit.stream, pts, dts, unit.is_random_access, [&unit.payload[..]], &mut out);
                 while out.len() >= PAYLOAD_BYTES {
                     self.connection.send(Instant::now(), out.split_to(PAYLOAD_BYTES).freeze());
                 }

@@ -1,473 +1,569 @@
-//! From packets to units. spec: ISO/IEC 13818-1 §2.4.3
+//! The demultiplexer: from bytes to the units of one program.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::health::{Health, Watch};
-use super::psi::{Pat, Pmt, Sections, crc};
-use super::{ElementaryStream, PACKET_BYTES, PID_NULL, PID_PAT, SYNC_BYTE, StreamKind};
+use super::continuity::{Continuity, Order};
+use super::framing::{Found, Framer};
+use super::health::{Clock, Health, Timer, Wait};
+use super::packet::{self, Packet};
+use super::pes::{Assembler, Output, Unit};
+use super::psi::{self, Association, PRIVATE_BYTES_MAX, PSI_BYTES_MAX, ProgramMap, SectionReader};
+use super::{
+    ElementaryStream, Event, OPEN_BYTES_MAX, PACKET_BYTES, PID_CAT, PID_NULL, PID_PAT, PesUnit, QUEUE_BYTES_MAX,
+    QUEUE_EVENTS_MAX, StreamKind,
+};
 
-/// Distances between sync bytes: plain, with four bytes of arrival time in front (M2TS), with error correction behind.
-const STRIDES: [usize; 3] = [PACKET_BYTES, 192, 204];
-/// Largest unit: a keyframe at 200 Mbit/s.
-const UNIT_BYTES_MAX: usize = 16 << 20;
-const PID_CAT: u16 = 1;
+/// Programs whose maps are looked at until one is chosen.
+const CANDIDATES_MAX: usize = 64;
+/// Bits of a timestamp. spec: ISO/IEC 13818-1 §2.4.3.7
+const TIMESTAMP_BITS: u32 = 33;
 
-/// What to take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a demultiplexer is to take.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct DemuxerConfig {
-    /// `program_number`; `None`: the first of the PAT.
+    /// The `program_number`. `None` takes the first program of the PAT with a stream that is carried; one whose map
+    /// does not come is passed over when the map of a later one comes a second time. Where no program has such a
+    /// stream the first is taken, so that its streams can be named.
     pub program: Option<u16>,
 }
 
-/// What came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The program's streams, at first and whenever they change; none when it is gone.
-    Program {
-        /// `program_number`.
-        number: u16,
-        /// In the order of the PMT.
-        streams: Vec<ElementaryStream>,
-    },
-    /// A unit of a listed stream.
-    Unit(PesUnit),
-    /// A SCTE 35 section, its checksum included.
-    SpliceInfo {
-        /// Where it came.
-        pid: u16,
-        /// From `table_id` to the checksum, which is right.
-        section: Bytes,
-    },
-    /// A stream is scrambled from here on, and cannot be read.
-    Scrambled {
-        /// Which.
-        pid: u16,
-    },
-}
-
-/// The payload of a PES packet: for pictures an access unit, for sound some frames.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PesUnit {
-    /// Which stream.
-    pub pid: u16,
-    /// Presentation time in 1/90,000 s, without wraps.
-    pub pts: Option<i64>,
-    /// Decode time likewise; the presentation time where there is none.
-    pub dts: Option<i64>,
-    /// The multiplexer says that a decoder can start here.
-    pub is_random_access: bool,
-    /// Packets of it are missing, or between it and the one before.
-    pub after_loss: bool,
-    /// The bytes.
-    pub payload: Bytes,
-}
-
-/// What is known of one PID.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-#[derive(Debug, Default)]
-struct Pid {
-    counter: Option<u8>,
-    /// The last packet came twice, which is once more than it must.
-    was_doubled: bool,
-    is_scrambled: bool,
-    /// Packets were missing since the last whole unit.
-    after_loss: bool,
-    is_random_access: bool,
-    sections: Sections,
-    /// From the start code on; empty between units.
-    unit: BytesMut,
-    /// Bytes of the unit with its header, where it says.
-    unit_bytes: Option<usize>,
-    is_oversized: bool,
-}
-
-/// Takes a transport stream apart. Feed it with [`Demuxer::push`], take what comes with [`Demuxer::poll`].
-#[derive(Debug, Default)]
+/// Takes a transport stream apart.
+///
+/// Any split of the input gives the same events. A PES packet that says its length comes out with its last byte, one
+/// that does not when the next begins.
+#[derive(Debug)]
 pub struct Demuxer {
-    config: DemuxerConfig,
-    /// Bytes that are no whole packet yet.
-    rest: Vec<u8>,
-    /// Distance between sync bytes; `None` while it is looked for.
-    stride: Option<usize>,
-    /// Bytes between the last packet and the next.
-    skip: usize,
-    bad_sync: u32,
-    pat: Pat,
-    pmt_pid: Option<u16>,
-    pmt: Option<Pmt>,
-    pids: HashMap<u16, Pid>,
-    /// The latest time, to which others are near.
-    last_time: Option<i64>,
-    watch: Watch,
-    events: VecDeque<Event>,
+    framer: Framer,
+    core: Core,
 }
 
 impl Demuxer {
-    /// Nothing read yet.
+    /// Waits for the first packets.
     pub fn new(config: DemuxerConfig) -> Self {
-        Self { config, ..Self::default() }
+        Self { framer: Framer::new(), core: Core::new(config) }
     }
 
-    /// How the stream is.
-    pub fn health(&self) -> &Health {
-        &self.watch.health
-    }
-
-    /// What came next.
-    pub fn poll(&mut self) -> Option<Event> {
-        self.events.pop_front()
-    }
-
-    /// Takes bytes, cut anywhere.
+    /// Takes the next bytes; poll to `None` after each call, or events are left out in the end.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.rest.is_empty() {
-            let used = self.consume(bytes);
-            self.rest.extend_from_slice(bytes.get(used..).unwrap_or_default());
-            return;
-        }
-        let mut rest = std::mem::take(&mut self.rest);
-        rest.extend_from_slice(bytes);
-        let used = self.consume(&rest);
-        rest.drain(..used);
-        self.rest = rest;
+        let Self { framer, core } = self;
+        framer.push(bytes, |found| core.on_found(found));
     }
 
-    /// Nothing more will come: units that end with the next one are whole.
+    /// The next event, if there is one.
+    pub fn poll(&mut self) -> Option<Event> {
+        let event = self.core.queue.events.pop_front()?;
+        self.core.queue.bytes = self.core.queue.bytes.saturating_sub(payload_bytes(&event));
+        Some(event)
+    }
+
+    /// No more bytes come: the last units of all streams come out.
     pub fn finish(&mut self) {
-        let rest = std::mem::take(&mut self.rest);
-        if self.stride.is_none() && rest.len() == PACKET_BYTES && rest.first() == Some(&SYNC_BYTE) {
-            self.on_packet(&rest);
-        }
-        let mut streams: Vec<u16> = self.pmt.iter().flat_map(|pmt| &pmt.streams).map(|stream| stream.pid).collect();
-        streams.dedup();
-        for pid in streams {
-            self.end_unit(pid);
+        let Self { framer, core } = self;
+        framer.finish(|found| core.on_found(found));
+        for index in 0..core.streams.len() {
+            core.with_stream(index, |assembler, on| assembler.flush(on));
         }
     }
 
-    /// Takes whole packets; how many bytes it took.
-    fn consume(&mut self, bytes: &[u8]) -> usize {
-        let mut at = 0;
-        loop {
-            let skipped = self.skip.min(bytes.len() - at);
-            at += skipped;
-            self.skip -= skipped;
-            let rest = bytes.get(at..).unwrap_or_default();
-            let Some(stride) = self.stride else {
-                match find_sync(rest) {
-                    Some((offset, stride)) => {
-                        at += offset;
-                        self.stride = stride;
-                        if stride.is_none() {
-                            return at;
-                        }
-                    }
-                    None => return at,
-                }
-                continue;
-            };
-            let Some(packet) = rest.get(..PACKET_BYTES) else { return at };
-            if packet.first() == Some(&SYNC_BYTE) {
-                self.bad_sync = 0;
-                self.on_packet(packet);
+    /// What was wrong so far.
+    pub fn health(&self) -> &Health {
+        &self.core.health
+    }
+}
+
+/// What waits to be polled.
+#[derive(Debug, Default)]
+struct Queue {
+    events: VecDeque<Event>,
+    bytes: usize,
+}
+
+impl Queue {
+    fn push(&mut self, event: Event, health: &mut Health) {
+        let bytes = self.bytes.saturating_add(payload_bytes(&event));
+        if self.events.len() >= QUEUE_EVENTS_MAX || bytes > QUEUE_BYTES_MAX {
+            health.events_left_out += 1;
+            return;
+        }
+        self.bytes = bytes;
+        self.events.push_back(event);
+    }
+}
+
+fn payload_bytes(event: &Event) -> usize {
+    match event {
+        Event::Unit(PesUnit { payload, .. }) | Event::Klv { payload, .. } => payload.len(),
+        Event::Scte35 { section, .. } => section.len(),
+        Event::Program { .. } | Event::Scrambled { .. } => 0,
+    }
+}
+
+/// A PID that carries tables.
+#[derive(Debug)]
+struct TablePid {
+    continuity: Continuity,
+    reader: SectionReader,
+}
+
+impl TablePid {
+    fn new() -> Self {
+        Self { continuity: Continuity::default(), reader: SectionReader::new(PSI_BYTES_MAX) }
+    }
+
+    /// Takes a packet and gives the sections that end in it.
+    fn sections(&mut self, packet: &Packet<'_>, health: &mut Health) -> Vec<Vec<u8>> {
+        let mut sections = Vec::new();
+        match self.continuity.check(packet, health) {
+            Order::Repeated | Order::Empty => return sections,
+            Order::Broken => self.reader.reset(),
+            Order::Next | Order::Marked => {}
+        }
+        let payload = packet.payload.unwrap_or_default();
+        self.reader.push(payload, packet.starts_unit, |section| {
+            if psi::crc(section) == 0 {
+                sections.push(section.to_vec());
             } else {
-                self.bad_sync += 1;
-                self.watch.health.sync_byte_error += 1;
-                if self.bad_sync > 1 {
-                    self.lose_sync();
-                    continue;
-                }
-            }
-            at += PACKET_BYTES;
-            self.skip = stride - PACKET_BYTES;
-        }
-    }
-
-    /// spec: ETSI TR 101 290 §5.2.1, 1.1: two bad sync bytes one after the other
-    fn lose_sync(&mut self) {
-        self.watch.health.sync_loss += 1;
-        (self.stride, self.bad_sync) = (None, 0);
-        for pid in self.pids.values_mut() {
-            pid.lose();
-        }
-    }
-
-    fn on_packet(&mut self, packet: &[u8]) {
-        let &[_, flags, pid_low, control, ref rest @ ..] = packet else { return };
-        self.watch.health.packets += 1;
-        if flags & 0x80 != 0 {
-            self.watch.health.transport_error += 1;
-            return;
-        }
-        let number = u16::from_be_bytes([flags & 0x1f, pid_low]);
-        if number == PID_NULL {
-            self.watch.health.null_packets += 1;
-            return;
-        }
-        let (has_field, has_payload) = (control & 0x20 != 0, control & 0x10 != 0);
-        let (field, payload) = match rest.split_first() {
-            Some((length, after)) if has_field => {
-                let Some(split) = after.split_at_checked(usize::from(*length)) else { return };
-                split
-            }
-            _ => (&[][..], rest),
-        };
-        let says_discontinuity = field.first().is_some_and(|flags| flags & 0x80 != 0);
-        self.watch.on_packet(number);
-        if self.pmt.as_ref().is_some_and(|pmt| pmt.pcr_pid == number)
-            && let Some(pcr) = clock_reference(field)
-        {
-            self.watch.on_pcr(pcr, says_discontinuity);
-        }
-        let is_table = number == PID_PAT || number == PID_CAT || Some(number) == self.pmt_pid;
-        let kind = self.kind(number);
-        if !is_table && kind.is_none() {
-            return;
-        }
-        let pid = self.pids.entry(number).or_default();
-        if says_discontinuity {
-            (pid.counter, pid.after_loss) = (None, true);
-        }
-        if !has_payload || !pid.count(control & 0x0f, &mut self.watch.health) {
-            return;
-        }
-        if control & 0xc0 != 0 {
-            self.watch.health.scrambled_packets += 1;
-            self.watch.health.cat_error += u64::from(!self.watch.has_cat);
-            self.watch.health.pat_error += u64::from(number == PID_PAT);
-            if !std::mem::replace(&mut pid.is_scrambled, true) {
-                self.events.push_back(Event::Scrambled { pid: number });
-            }
-            return;
-        }
-        pid.is_scrambled = false;
-        let is_start = flags & 0x40 != 0;
-        let is_random_access = field.first().is_some_and(|flags| flags & 0x40 != 0);
-        match kind {
-            _ if is_table => self.on_table(number, payload, is_start),
-            Some(StreamKind::SpliceInfo) => self.on_splice_info(number, payload, is_start),
-            Some(StreamKind::Other | StreamKind::Mpeg2Video) | None => {}
-            Some(_) => self.on_media(number, payload, is_start, is_random_access),
-        }
-    }
-
-    fn kind(&self, number: u16) -> Option<StreamKind> {
-        let streams = self.pmt.iter().flat_map(|pmt| &pmt.streams);
-        streams.into_iter().find(|stream| stream.pid == number).map(|stream| stream.kind)
-    }
-
-    fn on_table(&mut self, number: u16, payload: &[u8], is_start: bool) {
-        let Some(pid) = self.pids.get_mut(&number) else { return };
-        let mut whole = Vec::new();
-        let mut sections = std::mem::take(&mut pid.sections);
-        sections.push(payload, is_start, |section| whole.push(section.clone()));
-        pid.sections = sections;
-        for section in whole {
-            if crc(&section) != 0 {
-                self.watch.health.crc_error += 1;
-            } else if number == PID_PAT {
-                self.on_pat(&section);
-            } else if number == PID_CAT {
-                self.watch.has_cat = true;
-            } else {
-                self.on_pmt(&section);
-            }
-        }
-    }
-
-    fn on_pat(&mut self, section: &[u8]) {
-        self.watch.on_pat();
-        if !self.pat.take(section) {
-            return;
-        }
-        let program = self.pat.program(self.config.program);
-        if program.map(|(_, pid)| pid) == self.pmt_pid {
-            return;
-        }
-        self.pmt_pid = program.map(|(_, pid)| pid);
-        if let Some(old) = self.pmt.take().filter(|_| program.is_none()) {
-            self.events.push_back(Event::Program { number: old.program, streams: Vec::new() });
-        }
-    }
-
-    fn on_pmt(&mut self, section: &[u8]) {
-        let Some(pmt) = Pmt::parse(section) else { return };
-        // Several programs may have their tables on one PID.
-        let is_ours = self.pat.program(self.config.program).is_some_and(|(number, _)| number == pmt.program);
-        if !is_ours {
-            return;
-        }
-        self.watch.on_pmt();
-        if self.pmt.as_ref() == Some(&pmt) {
-            return;
-        }
-        let listed = |pid: u16| pmt.streams.iter().any(|stream| stream.pid == pid);
-        let pmt_pid = self.pmt_pid;
-        self.pids.retain(|pid, _| *pid == PID_PAT || *pid == PID_CAT || Some(*pid) == pmt_pid || listed(*pid));
-        let watched = pmt.streams.iter().filter(|stream| stream.kind.is_video() || stream.kind.is_audio());
-        self.watch.expect(watched.map(|stream| stream.pid));
-        self.events.push_back(Event::Program { number: pmt.program, streams: pmt.streams.clone() });
-        self.pmt = Some(pmt);
-    }
-
-    fn on_splice_info(&mut self, number: u16, payload: &[u8], is_start: bool) {
-        let Some(pid) = self.pids.get_mut(&number) else { return };
-        let mut sections = std::mem::take(&mut pid.sections);
-        sections.push(payload, is_start, |section| {
-            if crc(section) != 0 {
-                self.watch.health.crc_error += 1;
-            } else if section.first() == Some(&0xfc) {
-                self.events.push_back(Event::SpliceInfo { pid: number, section: section.clone() });
+                health.crc_error += 1;
             }
         });
-        if let Some(pid) = self.pids.get_mut(&number) {
-            pid.sections = sections;
+        sections
+    }
+}
+
+/// A program that may be chosen.
+#[derive(Debug)]
+struct Candidate {
+    number: u16,
+    pid: u16,
+    map: Option<ProgramMap>,
+}
+
+/// The program that was chosen.
+#[derive(Debug)]
+struct Program {
+    number: u16,
+    pid: u16,
+    map: ProgramMap,
+}
+
+#[derive(Debug)]
+enum Selection {
+    /// In the order of the PAT.
+    Choosing(Vec<Candidate>),
+    Chosen(Program),
+}
+
+#[derive(Debug)]
+enum Content {
+    Pes(Assembler),
+    Sections(SectionReader),
+    /// Not read, but watched.
+    Ignored,
+}
+
+#[derive(Debug)]
+struct Stream {
+    pid: u16,
+    kind: StreamKind,
+    continuity: Continuity,
+    content: Content,
+    is_scrambled: bool,
+    seen: Timer,
+    presented: Timer,
+}
+
+impl Stream {
+    fn new(stream: &ElementaryStream, clock: &Clock) -> Self {
+        let content = match stream.kind {
+            StreamKind::Scte35 => Content::Sections(SectionReader::new(PRIVATE_BYTES_MAX)),
+            StreamKind::Other => Content::Ignored,
+            _ => Content::Pes(Assembler::new()),
+        };
+        Self {
+            pid: stream.pid,
+            kind: stream.kind,
+            continuity: Continuity::default(),
+            content,
+            is_scrambled: false,
+            seen: clock.timer(),
+            presented: clock.timer(),
         }
     }
 
-    fn on_media(&mut self, number: u16, payload: &[u8], is_start: bool, is_random_access: bool) {
-        if is_start {
-            self.end_unit(number);
-            if let Some(pid) = self.pids.get_mut(&number) {
-                pid.is_random_access = is_random_access;
+    fn is_media(&self) -> bool {
+        self.kind.is_video() || self.kind.is_audio()
+    }
+}
+
+/// Everything behind the framing.
+#[derive(Debug)]
+struct Core {
+    config: DemuxerConfig,
+    queue: Queue,
+    health: Health,
+    clock: Clock,
+    association: Association,
+    pat: TablePid,
+    cat: TablePid,
+    has_cat: bool,
+    maps: BTreeMap<u16, TablePid>,
+    selection: Selection,
+    streams: Vec<Stream>,
+    /// Payload in unfinished PES packets.
+    open_bytes: usize,
+    /// The last decode time, unwrapped.
+    last_time: Option<i64>,
+    pat_seen: Timer,
+    map_seen: Timer,
+}
+
+impl Core {
+    fn new(config: DemuxerConfig) -> Self {
+        Self {
+            config,
+            queue: Queue::default(),
+            health: Health::default(),
+            clock: Clock::default(),
+            association: Association::default(),
+            pat: TablePid::new(),
+            cat: TablePid::new(),
+            has_cat: false,
+            maps: BTreeMap::new(),
+            selection: Selection::Choosing(Vec::new()),
+            streams: Vec::new(),
+            open_bytes: 0,
+            last_time: None,
+            pat_seen: Timer::default(),
+            map_seen: Timer::default(),
+        }
+    }
+
+    fn on_found(&mut self, found: Found<'_>) {
+        match found {
+            Found::Packet(bytes) => self.on_packet(bytes),
+            Found::BadSync => {
+                self.health.packets += 1;
+                self.health.sync_byte_error += 1;
+            }
+            Found::Lost => {
+                self.health.sync_byte_error += 2;
+                self.health.sync_loss += 1;
+                self.clock.restart();
+                // Any number of packets may be missing: the counters prove nothing.
+                for table in self.maps.values_mut().chain([&mut self.pat, &mut self.cat]) {
+                    table.continuity.announce();
+                    table.reader.reset();
+                }
+                for stream in &mut self.streams {
+                    stream.continuity.announce();
+                    match &mut stream.content {
+                        Content::Pes(assembler) => assembler.on_loss(false, true),
+                        Content::Sections(reader) => reader.reset(),
+                        Content::Ignored => {}
+                    }
+                }
             }
         }
-        let Some(pid) = self.pids.get_mut(&number) else { return };
-        if !is_start && pid.unit.is_empty() {
-            return; // its beginning is missing, or it is whole already
-        }
-        if pid.unit.len() + payload.len() > UNIT_BYTES_MAX {
-            self.watch.health.oversized_units += u64::from(!std::mem::replace(&mut pid.is_oversized, true));
-            pid.unit.clear();
-            pid.after_loss = true;
+    }
+
+    fn on_packet(&mut self, bytes: &[u8; PACKET_BYTES]) {
+        self.health.packets += 1;
+        let Some(packet) = packet::parse(bytes) else { return };
+        if packet.transport_error {
+            // spec: ETSI TR 101 290 §5.2.2, 2.1: nothing else of the packet counts
+            self.health.transport_error += 1;
             return;
         }
-        pid.unit.extend_from_slice(payload);
-        if pid.unit_bytes.is_none()
-            && let &[_, _, _, _, high, low, ..] = pid.unit.as_ref()
-        {
-            let length = usize::from(u16::from_be_bytes([high, low]));
-            pid.unit_bytes = (length > 0).then_some(6 + length);
+        if packet.pid == PID_NULL {
+            self.health.null_packets += 1;
+            return;
         }
-        if pid.unit_bytes.is_some_and(|bytes| pid.unit.len() >= bytes) {
-            self.end_unit(number);
+        self.health.scrambled_packets += u64::from(packet.is_scrambled);
+        match packet.pid {
+            PID_PAT => self.on_pat_packet(&packet),
+            PID_CAT => self.on_cat_packet(&packet),
+            pid if self.maps.contains_key(&pid) => self.on_map_packet(&packet),
+            pid => {
+                if let Some(index) = self.streams.iter().position(|stream| stream.pid == pid) {
+                    self.on_stream_packet(index, &packet);
+                }
+            }
+        }
+        if let (Some(pcr), Selection::Chosen(program)) = (packet.pcr, &self.selection)
+            && program.map.pcr_pid == packet.pid
+        {
+            self.clock.on_pcr(pcr, packet.discontinuity, &mut self.health);
+            self.check_timers();
         }
     }
 
-    /// The unit is whole, or as whole as it gets.
-    fn end_unit(&mut self, number: u16) {
-        let Some(pid) = self.pids.get_mut(&number) else { return };
-        let mut unit = std::mem::take(&mut pid.unit);
-        let wanted = pid.unit_bytes.take();
-        pid.is_oversized = false;
-        if unit.is_empty() {
+    fn check_timers(&mut self) {
+        let Self { clock, health, .. } = self;
+        health.pat_error += self.pat_seen.expired(clock, Wait::Table);
+        health.pmt_error += self.map_seen.expired(clock, Wait::Table);
+        for stream in self.streams.iter_mut().filter(|stream| stream.is_media()) {
+            health.pid_error += stream.seen.expired(clock, Wait::Pid);
+            health.pts_error += stream.presented.expired(clock, Wait::Pts);
+        }
+    }
+
+    fn on_pat_packet(&mut self, packet: &Packet<'_>) {
+        if packet.is_scrambled {
+            self.health.pat_error += 1;
             return;
         }
-        let after_loss = std::mem::take(&mut pid.after_loss) || wanted.is_some_and(|wanted| unit.len() < wanted);
-        unit.truncate(wanted.unwrap_or(unit.len()));
-        let is_random_access = std::mem::take(&mut pid.is_random_access);
-        let Some((header_bytes, pts, dts)) = pes_header(&unit) else {
-            pid.after_loss = true;
+        for section in self.pat.sections(packet, &mut self.health) {
+            let Some(table) = psi::table(&section).filter(|table| table.id == 0) else {
+                self.health.pat_error += 1;
+                continue;
+            };
+            self.pat_seen = self.clock.timer();
+            if table.is_current
+                && let Some(programs) = self.association.push(&table)
+            {
+                self.on_programs(&programs);
+            }
+        }
+    }
+
+    fn on_cat_packet(&mut self, packet: &Packet<'_>) {
+        for section in self.cat.sections(packet, &mut self.health) {
+            if section.first() == Some(&1) {
+                self.has_cat = true;
+            } else {
+                self.health.cat_error += 1;
+            }
+        }
+    }
+
+    fn on_map_packet(&mut self, packet: &Packet<'_>) {
+        let is_chosen = matches!(&self.selection, Selection::Chosen(program) if program.pid == packet.pid);
+        if packet.is_scrambled {
+            self.health.pmt_error += u64::from(is_chosen);
+            return;
+        }
+        let Some(pid) = self.maps.get_mut(&packet.pid) else { return };
+        for section in pid.sections(packet, &mut self.health) {
+            // Private sections may share the PID.
+            let Some(table) = psi::table(&section).filter(|table| table.id == 2 && table.is_current) else { continue };
+            if let Some(map) = ProgramMap::parse(&table) {
+                self.on_map(packet.pid, table.extension, map);
+            }
+        }
+    }
+
+    /// The PAT is complete: which maps to look at.
+    fn on_programs(&mut self, programs: &[(u16, u16)]) {
+        if let Selection::Chosen(program) = &mut self.selection {
+            match programs.iter().find(|(number, _)| *number == program.number) {
+                Some((_, pid)) => program.pid = *pid,
+                None => self.lose_program(),
+            }
+        }
+        let wanted: Vec<u16> = match &mut self.selection {
+            Selection::Chosen(program) => vec![program.pid],
+            Selection::Choosing(candidates) => {
+                let mut known = std::mem::take(candidates);
+                let wanted = programs.iter().filter(|(number, _)| self.config.program.is_none_or(|it| it == *number));
+                *candidates = wanted
+                    .take(CANDIDATES_MAX)
+                    .map(|&(number, pid)| {
+                        let map = known.iter_mut().find(|it| (it.number, it.pid) == (number, pid));
+                        Candidate { number, pid, map: map.and_then(|it| it.map.take()) }
+                    })
+                    .collect();
+                candidates.iter().map(|candidate| candidate.pid).collect()
+            }
+        };
+        self.maps.retain(|pid, _| wanted.contains(pid));
+        for pid in wanted {
+            self.maps.entry(pid).or_insert_with(TablePid::new);
+        }
+    }
+
+    fn lose_program(&mut self) {
+        let Selection::Chosen(program) = std::mem::replace(&mut self.selection, Selection::Choosing(Vec::new())) else {
             return;
         };
-        let dts = dts.or(pts).map(|time| self.unwrapped(time));
-        let pts = pts.map(|time| near(time, dts.unwrap_or(0)));
-        if pts.is_some() {
-            self.watch.on_pts(number);
-        }
-        unit.advance(header_bytes);
-        let payload = unit.freeze();
-        self.events.push_back(Event::Unit(PesUnit { pid: number, pts, dts, is_random_access, after_loss, payload }));
+        self.retain_streams(&[]);
+        self.clock.restart();
+        let event = Event::Program { number: program.number, streams: Vec::new() };
+        self.queue.push(event, &mut self.health);
     }
 
-    fn unwrapped(&mut self, time: i64) -> i64 {
-        let unwrapped = self.last_time.map_or(time, |last| near(time, last));
-        self.last_time = Some(unwrapped);
-        unwrapped
-    }
-}
-
-impl Pid {
-    /// Checks the counter; false for a packet that came before. spec: ISO/IEC 13818-1 §2.4.3.3
-    fn count(&mut self, counter: u8, health: &mut Health) -> bool {
-        let Some(last) = self.counter.replace(counter) else { return true };
-        if counter == last {
-            if !std::mem::replace(&mut self.was_doubled, true) {
-                return false;
+    fn on_map(&mut self, pid: u16, number: u16, map: ProgramMap) {
+        match &mut self.selection {
+            Selection::Chosen(program) if program.number == number && program.pid == pid => {
+                self.map_seen = self.clock.timer();
+                if program.map != map {
+                    program.map = map;
+                    self.on_new_map();
+                }
             }
-            health.continuity_count_error += 1;
-            return false;
+            Selection::Chosen(_) => {}
+            Selection::Choosing(candidates) => {
+                let Some(candidate) = candidates.iter_mut().find(|it| it.number == number && it.pid == pid) else {
+                    return;
+                };
+                let is_repeated = candidate.map.replace(map).is_some();
+                let Some(index) = choose(candidates, is_repeated) else { return };
+                let Candidate { number, pid, map: Some(map) } = candidates.swap_remove(index) else { return };
+                self.selection = Selection::Chosen(Program { number, pid, map });
+                self.maps.retain(|map_pid, _| *map_pid == pid);
+                self.map_seen = self.clock.timer();
+                self.on_new_map();
+            }
         }
-        self.was_doubled = false;
-        if counter != (last + 1) & 0x0f {
-            health.continuity_count_error += 1;
-            self.lose();
-        }
-        true
     }
 
-    fn lose(&mut self) {
-        self.after_loss = true;
-        self.sections.reset();
+    /// The chosen map is new or has changed.
+    fn on_new_map(&mut self) {
+        let Selection::Chosen(program) = &self.selection else { return };
+        let (number, streams) = (program.number, program.map.streams.clone());
+        self.clock.restart();
+        self.retain_streams(&streams);
+        self.queue.push(Event::Program { number, streams }, &mut self.health);
     }
-}
 
-/// Where packets begin and how far apart they are: two sync bytes at one of the distances. `None` where more bytes are
-/// needed to tell; a distance of `None`: nothing before the offset.
-fn find_sync(bytes: &[u8]) -> Option<(usize, Option<usize>)> {
-    const LOOK: usize = 204;
-    let mut offset = 0;
-    loop {
-        let rest = bytes.get(offset..)?;
-        let at = rest.iter().position(|byte| *byte == SYNC_BYTE);
-        let Some(at) = at else { return (!bytes.is_empty()).then_some((bytes.len(), None)) };
-        offset += at;
-        let rest = bytes.get(offset..)?;
-        if rest.len() <= LOOK {
-            return (offset > 0).then_some((offset, None));
+    /// Keeps the state of streams that go on; what the others have in hand comes out first.
+    fn retain_streams(&mut self, streams: &[ElementaryStream]) {
+        let goes_on = |stream: &Stream| streams.iter().any(|it| it.pid == stream.pid && it.kind == stream.kind);
+        for index in 0..self.streams.len() {
+            if self.streams.get(index).is_some_and(|stream| !goes_on(stream)) {
+                self.with_stream(index, |assembler, on| assembler.flush(on));
+            }
         }
-        let stride = STRIDES.into_iter().find(|stride| rest.get(*stride) == Some(&SYNC_BYTE));
-        if stride.is_some() {
-            return Some((offset, stride));
+        let mut known = std::mem::take(&mut self.streams);
+        known.retain(goes_on);
+        self.streams = streams
+            .iter()
+            .map(|stream| match known.iter().position(|it| it.pid == stream.pid) {
+                Some(index) => known.swap_remove(index),
+                None => Stream::new(stream, &self.clock),
+            })
+            .collect();
+    }
+
+    fn on_stream_packet(&mut self, index: usize, packet: &Packet<'_>) {
+        let Some(stream) = self.streams.get_mut(index) else { return };
+        stream.seen = self.clock.timer();
+        let order = stream.continuity.check(packet, &mut self.health);
+        match (order, &mut stream.content) {
+            (Order::Repeated, _) => return,
+            (Order::Broken, Content::Pes(assembler)) => assembler.on_loss(packet.starts_unit, true),
+            (Order::Marked, Content::Pes(assembler)) => assembler.on_loss(packet.starts_unit, false),
+            (Order::Broken, Content::Sections(reader)) => reader.reset(),
+            _ => {}
         }
-        offset += 1;
+        let Some(payload) = packet.payload else { return };
+        if packet.is_scrambled {
+            self.on_scrambled(index);
+        } else if let Content::Sections(reader) = &mut stream.content {
+            let (pid, health, queue) = (stream.pid, &mut self.health, &mut self.queue);
+            stream.is_scrambled = false;
+            // spec: SCTE 35 §9.6: table_id
+            reader.push(payload, packet.starts_unit, |section| match section.first() {
+                _ if psi::crc(section) != 0 => health.crc_error += 1,
+                Some(0xfc) => queue.push(Event::Scte35 { pid, section: Bytes::copy_from_slice(section) }, health),
+                _ => {}
+            });
+        } else {
+            self.with_stream(index, |assembler, on| {
+                assembler.push(payload, packet.starts_unit, packet.random_access, on);
+            });
+        }
+    }
+
+    fn on_scrambled(&mut self, index: usize) {
+        let Some(stream) = self.streams.get_mut(index) else { return };
+        match &mut stream.content {
+            Content::Pes(assembler) => {
+                self.open_bytes = self.open_bytes.saturating_sub(assembler.open_bytes());
+                assembler.drop_open();
+            }
+            Content::Sections(reader) => reader.reset(),
+            Content::Ignored => {}
+        }
+        if !std::mem::replace(&mut stream.is_scrambled, true) {
+            self.health.cat_error += u64::from(!self.has_cat);
+            let pid = stream.pid;
+            self.queue.push(Event::Scrambled { pid }, &mut self.health);
+        }
+    }
+
+    /// Lets an assembler work, and makes events of what it says.
+    fn with_stream(&mut self, index: usize, work: impl FnOnce(&mut Assembler, &mut dyn FnMut(Output))) {
+        let Some(stream) = self.streams.get_mut(index) else { return };
+        let Content::Pes(assembler) = &mut stream.content else { return };
+        let before = assembler.open_bytes();
+        let mut outputs = Vec::new();
+        work(assembler, &mut |output| outputs.push(output));
+        self.open_bytes = (self.open_bytes + assembler.open_bytes()).saturating_sub(before);
+        if self.open_bytes > OPEN_BYTES_MAX {
+            self.open_bytes = self.open_bytes.saturating_sub(assembler.open_bytes());
+            assembler.drop_open();
+            self.health.oversized_units += 1;
+        }
+        for output in outputs {
+            match output {
+                Output::Unit(unit) => self.on_unit(index, unit),
+                Output::Scrambled => self.on_scrambled(index),
+                Output::Oversized => self.health.oversized_units += 1,
+            }
+        }
+    }
+
+    fn on_unit(&mut self, index: usize, unit: Unit) {
+        let dts = unit.dts.map(|dts| self.unwrap(dts));
+        let pts = unit.pts.zip(dts).map(|(pts, dts)| nearest(dts, pts));
+        self.last_time = dts.or(self.last_time);
+        let Some(stream) = self.streams.get_mut(index) else { return };
+        stream.is_scrambled = false;
+        if pts.is_some() {
+            stream.presented = self.clock.timer();
+        }
+        let pid = stream.pid;
+        let event = match stream.kind {
+            StreamKind::Klv => Event::Klv { pid, pts, payload: unit.payload },
+            _ => Event::Unit(PesUnit {
+                pid,
+                pts,
+                dts,
+                is_random_access: unit.is_random_access,
+                after_loss: unit.after_loss,
+                is_damaged: unit.is_damaged,
+                payload: unit.payload,
+            }),
+        };
+        self.queue.push(event, &mut self.health);
+    }
+
+    fn unwrap(&self, time: u64) -> i64 {
+        match self.last_time {
+            Some(last) => nearest(last, time),
+            None => time.cast_signed(),
+        }
     }
 }
 
-/// 27 MHz ticks. spec: ISO/IEC 13818-1 §2.4.3.5
-fn clock_reference(field: &[u8]) -> Option<i64> {
-    let (flags, rest) = field.split_first()?;
-    let (high, rest) = rest.split_first_chunk::<4>()?;
-    let &[middle, low, ..] = rest else { return None };
-    let base = i64::from(u32::from_be_bytes(*high)) << 1 | i64::from(middle >> 7);
-    let extension = i64::from(middle & 1) << 8 | i64::from(low);
-    (flags & 0x10 != 0).then_some(base * 300 + extension)
+/// The value that has the 33 bits of `time` and lies nearest to `reference`.
+fn nearest(reference: i64, time: u64) -> i64 {
+    const UNUSED: u32 = i64::BITS - TIMESTAMP_BITS;
+    // The difference modulo 2^33, its sign in the highest bit.
+    let difference = time.cast_signed().wrapping_sub(reference) << UNUSED >> UNUSED;
+    reference.saturating_add(difference)
 }
 
-/// Bytes of the header, PTS and DTS. spec: ISO/IEC 13818-1 §2.4.3.6
-fn pes_header(unit: &[u8]) -> Option<(usize, Option<i64>, Option<i64>)> {
-    let &[0, 0, 1, _, _, _, marks, flags, length, ref rest @ ..] = unit else { return None };
-    let is_readable = marks & 0xc0 == 0x80 && marks & 0x30 == 0; // not scrambled
-    let header_bytes = 9 + usize::from(length);
-    if !is_readable || unit.len() < header_bytes {
-        return None;
+/// Which candidate to take, if that can be said.
+fn choose(candidates: &[Candidate], is_repeated: bool) -> Option<usize> {
+    let carried = candidates.iter().position(|it| it.map.as_ref().is_some_and(ProgramMap::is_carried));
+    let missing = candidates.iter().position(|it| it.map.is_none());
+    match (carried, missing) {
+        (Some(carried), Some(missing)) if missing < carried && !is_repeated => None,
+        (Some(carried), _) => Some(carried),
+        (None, Some(_)) if !is_repeated => None,
+        (None, _) => candidates.iter().position(|it| it.map.is_some()),
     }
-    let pts = (flags & 0x80 != 0 && length >= 5).then(|| timestamp(rest)).flatten();
-    let dts = (flags & 0xc0 == 0xc0 && length >= 10).then(|| timestamp(rest.get(5..)?)).flatten();
-    Some((header_bytes, pts, dts))
-}
-
-fn timestamp(bytes: &[u8]) -> Option<i64> {
-    let bytes = bytes.first_chunk::<5>()?.map(i64::from);
-    let [top, second, third, fourth, last] = bytes;
-    Some((top >> 1 & 7) << 30 | second << 22 | (third >> 1) << 15 | fourth << 7 | last >> 1)
-}
-
-/// The value of 33 bits that is nearest to `to`.
-fn near(time: i64, to: i64) -> i64 {
-    const WRAP: i64 = 1 << 33;
-    let step = (time - to).rem_euclid(WRAP);
-    to + if step >= WRAP / 2 { step - WRAP } else { step }
 }

@@ -1,135 +1,126 @@
-//! Counters of an input's health. spec: ETSI TR 101 290 §5.2.1, §5.2.2
+//! The health of a transport stream: what ETSI TR 101 290 counts, as far as bytes without arrival times tell.
 
-use std::collections::HashMap;
+/// 27 MHz.
+const TICKS_PER_MS: u64 = 27_000;
+/// The clock reference counts modulo this. spec: ISO/IEC 13818-1 §2.4.2.2
+const PCR_MODULUS: u64 = (1 << 33) * 300;
+/// spec: ETSI TR 101 290 §5.2.1, 1.3.a and 1.5.a
+const TABLE_GAP_MAX: u64 = 500 * TICKS_PER_MS;
+/// The usual value. spec: ETSI TR 101 290 §5.2.1, 1.6
+const PID_GAP_MAX: u64 = 5000 * TICKS_PER_MS;
+/// spec: ETSI TR 101 290 §5.2.2, 2.3.a and 2.3.b
+const PCR_GAP_MAX: u64 = 100 * TICKS_PER_MS;
+/// A longer step is taken as a jump of the clock, not as time that passed.
+const PCR_STEP_MAX: u64 = 10_000 * TICKS_PER_MS;
+/// spec: ETSI TR 101 290 §5.2.2, 2.5
+const PTS_GAP_MAX: u64 = 700 * TICKS_PER_MS;
 
-/// Times are measured with the program's own clock reference, in its 27 MHz.
-const SECOND: i64 = 27_000_000;
-const TABLE_INTERVAL_MAX: i64 = SECOND / 2;
-const PID_INTERVAL_MAX: i64 = 5 * SECOND;
-const PCR_INTERVAL_MAX: i64 = SECOND / 10;
-const PCR_JUMP_MAX: i64 = SECOND;
-const PTS_INTERVAL_MAX: i64 = SECOND * 7 / 10;
-
-/// Errors of priority 1 and 2. The accuracy of clock references cannot be told from datagrams, whose arrival jitters, and is
-/// not here.
+/// Counters of errors, first and second priority, since the beginning.
+///
+/// The demultiplexer has no clock. Times are measured with the clock references of the chosen program: what needs a
+/// time counts nothing before the first of them. `PCR_accuracy_error` (2.4) is left out: it takes the arrival time of
+/// each bit, which an IP network does not preserve. Continuity is checked for PAT, CAT, program maps and the streams
+/// of the chosen program. What is missing for long is counted again each time the limit has passed once more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Health {
-    /// Packets, null packets included.
-    pub packets: u64,
-    /// Null packets.
-    pub null_packets: u64,
-    /// 1.1: synchronisation was lost.
+    /// 1.1: two or more sync bytes in a row were wrong.
     pub sync_loss: u64,
-    /// 1.2: a packet did not begin with 0x47.
+    /// 1.2: sync bytes that were wrong.
     pub sync_byte_error: u64,
-    /// 1.3: no PAT for half a second, or it is scrambled.
+    /// 1.3.a: no PAT for 500 ms, another table on its PID, or its packets scrambled.
     pub pat_error: u64,
-    /// 1.4: packets missing, doubled or out of order.
+    /// 1.4: packets lost, out of order, or sent more than twice.
     pub continuity_count_error: u64,
-    /// 1.5: no PMT for half a second.
+    /// 1.5.a: no map of the chosen program for 500 ms, or its packets scrambled.
     pub pmt_error: u64,
-    /// 1.6: nothing of a listed picture or sound for 5 s.
+    /// 1.6: no packet of a video or audio stream for 5 s.
     pub pid_error: u64,
-    /// 2.1: the packet itself says that it is damaged.
+    /// 2.1: packets that the receiver before us marked as damaged; they are dropped.
     pub transport_error: u64,
-    /// 2.2: a table's checksum is wrong.
+    /// 2.2: sections with a wrong CRC; they are dropped.
     pub crc_error: u64,
-    /// 2.3a: clock references more than 100 ms apart.
+    /// 2.3.a: more than 100 ms between two clock references.
     pub pcr_repetition_error: u64,
-    /// 2.3b: a clock reference jumped without saying so.
+    /// 2.3.b: two clock references in a row differ by less than 0 or more than 100 ms, and no discontinuity is
+    /// signalled. Without arrival times a late reference counts here and above, a jump back or of over 10 s only here.
     pub pcr_discontinuity_indicator_error: u64,
-    /// 2.5: no presentation time for 700 ms.
+    /// 2.5: more than 700 ms between two presentation times of a video or audio stream.
     pub pts_error: u64,
-    /// 2.6: scrambled packets without a conditional access table.
+    /// 2.6: a stream is scrambled and there was no CAT, or another table came on its PID.
     pub cat_error: u64,
-    /// Scrambled packets.
+    /// Packets in all.
+    pub packets: u64,
+    /// Packets that only fill.
+    pub null_packets: u64,
+    /// Packets that are scrambled.
     pub scrambled_packets: u64,
-    /// Units that were too large and left out.
+    /// PES packets dropped because they passed a bound.
     pub oversized_units: u64,
+    /// Events left out because nobody polled.
+    pub events_left_out: u64,
 }
 
-/// Looks at the clock reference, and at what should have come by then.
+/// Time by the clock references of the chosen program.
 #[derive(Debug, Default)]
-pub(super) struct Watch {
-    pub(super) health: Health,
-    /// The clock, without its jumps.
-    now: i64,
-    last_pcr: Option<i64>,
-    pat_at: i64,
-    pmt_at: i64,
-    pids: HashMap<u16, Seen>,
-    pub(super) has_cat: bool,
+pub(super) struct Clock {
+    last_pcr: Option<u64>,
+    /// 27 MHz since the first reference.
+    now: u64,
 }
 
-#[derive(Debug)]
-struct Seen {
-    packet_at: i64,
-    pts_at: i64,
-    has_pts: bool,
+impl Clock {
+    /// A reference came; counts what is wrong with it. spec: ISO/IEC 13818-1 §2.4.2.2, §2.7.2
+    pub(super) fn on_pcr(&mut self, pcr: u64, is_discontinuity: bool, health: &mut Health) {
+        let Some(last) = self.last_pcr.replace(pcr) else { return };
+        if is_discontinuity {
+            return;
+        }
+        let step = (pcr + PCR_MODULUS - last) % PCR_MODULUS;
+        if step > PCR_GAP_MAX {
+            health.pcr_discontinuity_indicator_error += 1;
+        }
+        if step <= PCR_STEP_MAX {
+            health.pcr_repetition_error += u64::from(step > PCR_GAP_MAX);
+            self.now = self.now.saturating_add(step);
+        }
+    }
+
+    /// Another PID carries the references now, or packets were lost: the next one is not compared.
+    pub(super) fn restart(&mut self) {
+        self.last_pcr = None;
+    }
+
+    /// A timer that begins now.
+    pub(super) fn timer(&self) -> Timer {
+        Timer(self.now)
+    }
 }
 
-impl Watch {
-    pub(super) fn on_pat(&mut self) {
-        self.pat_at = self.now;
-    }
+/// The time at which something was last seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Timer(u64);
 
-    pub(super) fn on_pmt(&mut self) {
-        self.pmt_at = self.now;
-    }
+/// What is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wait {
+    Table,
+    Pid,
+    Pts,
+}
 
-    /// Pictures and sounds that are listed from now on.
-    pub(super) fn expect(&mut self, pids: impl Iterator<Item = u16>) {
-        let now = self.now;
-        let fresh = |pid| (pid, Seen { packet_at: now, pts_at: now, has_pts: false });
-        self.pids = pids.map(fresh).collect();
-    }
-
-    pub(super) fn on_packet(&mut self, pid: u16) {
-        if let Some(seen) = self.pids.get_mut(&pid) {
-            seen.packet_at = self.now;
-        }
-    }
-
-    pub(super) fn on_pts(&mut self, pid: u16) {
-        if let Some(seen) = self.pids.get_mut(&pid) {
-            (seen.pts_at, seen.has_pts) = (self.now, true);
-        }
-    }
-
-    /// A clock reference of the program, of 42 bits.
-    pub(super) fn on_pcr(&mut self, pcr: i64, says_discontinuity: bool) {
-        const WRAP: i64 = (1 << 33) * 300;
-        if let Some(last) = self.last_pcr.replace(pcr) {
-            let step = (pcr - last + WRAP / 2).rem_euclid(WRAP) - WRAP / 2;
-            if !(0..=PCR_JUMP_MAX).contains(&step) {
-                self.health.pcr_discontinuity_indicator_error += u64::from(!says_discontinuity);
-                return; // nothing can be measured over a jump
-            }
-            if !says_discontinuity {
-                self.health.pcr_repetition_error += u64::from(step > PCR_INTERVAL_MAX);
-                self.now += step;
-            }
-        }
-        self.look();
-    }
-
-    /// Counts once what is late, and then once for each further time that it does not come.
-    fn look(&mut self) {
-        let now = self.now;
-        let late = |since: &mut i64, limit: i64| {
-            let is_late = now - *since > limit;
-            if is_late {
-                *since = now;
-            }
-            u64::from(is_late)
+impl Timer {
+    /// 1 when the time is over, and begins anew; 0 before.
+    pub(super) fn expired(&mut self, clock: &Clock, wait: Wait) -> u64 {
+        let limit = match wait {
+            Wait::Table => TABLE_GAP_MAX,
+            Wait::Pid => PID_GAP_MAX,
+            Wait::Pts => PTS_GAP_MAX,
         };
-        self.health.pat_error += late(&mut self.pat_at, TABLE_INTERVAL_MAX);
-        self.health.pmt_error += late(&mut self.pmt_at, TABLE_INTERVAL_MAX);
-        for seen in self.pids.values_mut() {
-            self.health.pid_error += late(&mut seen.packet_at, PID_INTERVAL_MAX);
-            if seen.has_pts {
-                self.health.pts_error += late(&mut seen.pts_at, PTS_INTERVAL_MAX);
-            }
+        let is_over = clock.now.saturating_sub(self.0) > limit;
+        if is_over {
+            self.0 = clock.now;
         }
+        u64::from(is_over)
     }
 }

@@ -1,214 +1,302 @@
-//! From units to packets. spec: ISO/IEC 13818-1 §2.4.3
+//! The multiplexer: from access units to the packets of one program.
 
 use bytes::{BufMut, BytesMut};
 
-use super::psi::crc;
-use super::{PACKET_BYTES, PID_PAT, SYNC_BYTE, StreamKind};
+use super::{PACKET_BYTES, PID_NULL, PID_PAT, SYNC_BYTE, StreamKind, psi};
 
-const PROGRAM: u16 = 1;
-const PID_PMT: u16 = 0x1000;
+const PROGRAM_NUMBER: u16 = 1;
+const PID_MAP: u16 = 0x1000;
 const PID_FIRST: u16 = 0x100;
-/// Tables come at least so often, in 1/90,000 s. spec: ETSI TR 101 290 §5.2.1 wants 500 ms
-const TABLE_INTERVAL: i64 = 36_000;
-/// The clock reference lies so far before the decode time: what a receiver buffers.
-const CLOCK_LEAD: i64 = 9000;
-/// Added to every time, so that no clock reference is below zero.
-const START: i64 = 90_000;
-const TIME_MASK: i64 = (1 << 33) - 1;
+/// More streams than this are left out: the map stays far below its 1024 bytes.
+const STREAMS_MAX: usize = 32;
+/// Bytes of a packet behind its header.
+const BODY_BYTES: usize = PACKET_BYTES - 4;
 
-/// Writes a transport stream of one program. Pictures are Annex B access units, AAC comes in ADTS, Opus with its control
-/// header.
+/// 90 kHz: the clock runs this far behind the decode times, for the decoder to fill its buffer.
+const DELAY: i64 = 9000;
+/// 90 kHz: tables are due after this, so that with units up to 100 ms apart they come every 400 ms.
+const TABLES_AFTER: u64 = 27_000;
+/// 90 kHz: longest distance of clock references, 40 ms. spec: ETSI TR 101 290 §5.2.2, 2.3 as it was first
+const PCR_EVERY: i64 = 3600;
+/// 90 kHz: a longer step, or one back, is signalled as a discontinuity.
+const STEP_MAX: i64 = 900_000;
+
+/// Writes a transport stream of one program with constant tables and no stuffing packets.
+///
+/// The first video stream carries the clock, or the first stream where there is no video. The clock is 100 ms behind
+/// the decode times; where units lie further apart than 40 ms, packets with only a clock reference come between.
 #[derive(Debug)]
 pub struct Muxer {
-    streams: Vec<StreamKind>,
-    counters: Vec<u8>,
-    table_counters: [u8; 2],
-    tables_at: Option<i64>,
-    clock_at: Option<i64>,
+    streams: Vec<MuxStream>,
+    pcr_stream: usize,
+    tables: [u8; 2],
+    /// Decode time at which the tables were written.
+    tables_at: Option<u64>,
+    /// The last clock reference, 90 kHz.
+    last_pcr: Option<i64>,
+    /// The last decode time of the stream that carries the clock: no reference lies beyond it.
+    clock_limit: i64,
+}
+
+#[derive(Debug)]
+struct MuxStream {
+    kind: StreamKind,
+    pid: u16,
+    counter: u8,
+}
+
+/// What the adaptation field says, stuffing aside.
+#[derive(Clone, Copy, Debug, Default)]
+struct Adaptation {
+    discontinuity: bool,
+    random_access: bool,
+    /// 90 kHz.
+    pcr: Option<i64>,
 }
 
 impl Muxer {
-    /// One program with these streams.
+    /// A program of these streams, at most 32. Splice information and unknown kinds keep their place, but are neither
+    /// listed nor written.
     pub fn new(streams: &[StreamKind]) -> Self {
-        let counters = vec![0; streams.len()];
-        Self { streams: streams.to_vec(), counters, table_counters: [0; 2], tables_at: None, clock_at: None }
+        let streams: Vec<MuxStream> = (PID_FIRST..PID_MAP)
+            .zip(streams.iter().take(STREAMS_MAX))
+            .map(|(pid, kind)| MuxStream { kind: *kind, pid, counter: 0 })
+            .collect();
+        let listed = |stream: &MuxStream| stream_type(stream.kind).is_some();
+        let video = streams.iter().position(|stream| stream.kind.is_video());
+        let pcr_stream = video.or_else(|| streams.iter().position(listed)).unwrap_or_default();
+        Self { streams, pcr_stream, tables: [0; 2], tables_at: None, last_pcr: None, clock_limit: i64::MIN }
     }
 
-    /// The stream that carries the clock: the picture, or else the first.
-    fn clock_stream(&self) -> usize {
-        self.streams.iter().position(|kind| kind.is_video()).unwrap_or(0)
-    }
-
-    fn pid(stream: usize) -> u16 {
-        PID_FIRST + u16::try_from(stream).unwrap_or(0)
-    }
-
-    /// Appends the packets of a unit of a stream, by its index. Times are in 1/90,000 s and may be below zero by less than a
-    /// second.
-    pub fn write(
+    /// Appends one access unit in one PES packet, and the tables where they are due.
+    ///
+    /// `stream` is the place in the list given to [`Muxer::new`]; a unit of a place that is not there or not written is
+    /// left out. Times are in ticks of 90 kHz and are written modulo 2^33. `payload` is Annex B, an ADTS frame, or Opus
+    /// with control header; its slices are written one behind the other.
+    pub fn write<'a>(
         &mut self,
         stream: usize,
-        pts: i64,
-        dts: i64,
+        pts_90k: u64,
+        dts_90k: u64,
         is_random_access: bool,
-        payload: &[u8],
+        payload: impl IntoIterator<Item = &'a [u8], IntoIter: Clone>,
         out: &mut BytesMut,
     ) {
-        let Some(kind) = self.streams.get(stream).copied() else { return };
-        let (pts, dts) = (pts + START, dts + START);
-        let is_start = is_random_access && kind.is_video();
-        if is_start || self.tables_at.is_none_or(|at| !(0..TABLE_INTERVAL).contains(&(dts - at))) {
-            self.tables_at = Some(dts);
+        let payload = payload.into_iter();
+        let Some(kind) = self.streams.get(stream).map(|stream| stream.kind) else { return };
+        if stream_type(kind).is_none() {
+            return;
+        }
+        let is_due = self.tables_at.is_none_or(|last| dts_90k.abs_diff(last) >= TABLES_AFTER);
+        if is_due || (is_random_access && kind.is_video()) {
             self.write_tables(out);
+            self.tables_at = Some(dts_90k);
         }
-        let carries_clock = stream == self.clock_stream();
-        let is_clock_due = kind.is_video() || self.clock_at.is_none_or(|at| !(0..3600).contains(&(dts - at)));
-        let clock = (carries_clock && is_clock_due).then_some(dts - CLOCK_LEAD);
-        self.clock_at = if clock.is_some() { Some(dts) } else { self.clock_at };
-        let header = pes_header(kind, pts, dts, payload.len());
-        let Some(counter) = self.counters.get_mut(stream) else { return };
-        let mut rest: [&[u8]; 2] = [&header, payload];
-        let mut is_first = true;
-        while rest.iter().any(|slice| !slice.is_empty()) {
-            let head = Head {
-                pid: Self::pid(stream),
-                is_start: is_first,
-                is_random_access: is_first && is_start,
-                clock: clock.filter(|_| is_first),
-                counter,
-            };
-            head.write(&mut rest, out);
-            is_first = false;
+        let mut adaptation = self.clock(stream == self.pcr_stream, dts_90k.cast_signed(), out);
+        adaptation.random_access = is_random_access;
+        let payload_bytes = payload.clone().map(<[u8]>::len).sum();
+        let (header, header_bytes) = pes_header(kind, pts_90k, dts_90k, payload_bytes);
+        let header = header.get(..header_bytes).unwrap_or_default();
+        if let Some(stream) = self.streams.get_mut(stream) {
+            write_packets(out, stream, adaptation, header, payload_bytes, payload);
         }
     }
 
-    fn write_tables(&mut self, out: &mut BytesMut) {
-        let mut pat = BytesMut::new();
-        pat.put_u16(PROGRAM);
-        pat.put_u16(0xe000 | PID_PMT);
-        let mut pmt = BytesMut::new();
-        pmt.put_u16(0xe000 | Self::pid(self.clock_stream()));
-        pmt.put_u16(0xf000);
-        for (index, kind) in self.streams.iter().enumerate() {
-            let (stream_type, descriptors) = describe(*kind);
-            pmt.put_u8(stream_type);
-            pmt.put_u16(0xe000 | Self::pid(index));
-            pmt.put_u16(0xf000 | u16::try_from(descriptors.len()).unwrap_or(0));
-            pmt.put_slice(&descriptors);
+    /// The reference that goes with a unit; references that are due before it are written as packets of their own.
+    fn clock(&mut self, is_pcr_stream: bool, dts: i64, out: &mut BytesMut) -> Adaptation {
+        let mut value = dts.saturating_sub(DELAY);
+        if is_pcr_stream {
+            self.clock_limit = dts;
+        } else {
+            value = value.min(self.clock_limit);
         }
-        let [pat_counter, pmt_counter] = &mut self.table_counters;
-        for (pid, table, id, body, counter) in
-            [(PID_PAT, 0, 1, pat, pat_counter), (PID_PMT, 2, PROGRAM, pmt, pmt_counter)]
-        {
-            let mut section = BytesMut::new();
-            section.put_u8(0); // pointer
-            section.put_u8(table);
-            section.put_u16(0xb000 | u16::try_from(body.len() + 9).unwrap_or(0));
-            section.put_u16(id);
-            section.put_slice(&[0xc1, 0, 0]); // version 0, in force, the only section
-            section.put_slice(&body);
-            let sum = crc(section.get(1..).unwrap_or_default());
-            section.put_u32(sum);
-            section.resize(PACKET_BYTES - 4, 0xff);
-            let head = Head { pid, is_start: true, is_random_access: false, clock: None, counter };
-            head.write(&mut [&section, &[]], out);
-        }
-    }
-}
-
-/// Type and descriptors of a stream in the PMT.
-fn describe(kind: StreamKind) -> (u8, Vec<u8>) {
-    match kind {
-        StreamKind::H264 => (0x1b, Vec::new()),
-        StreamKind::H265 => (0x24, b"\x05\x04HEVC".to_vec()),
-        StreamKind::AacAdts => (0x0f, Vec::new()),
-        StreamKind::AacLatm => (0x11, Vec::new()),
-        StreamKind::Opus { channel_config } => (0x06, [&b"\x05\x04Opus\x7f\x02\x80"[..], &[channel_config]].concat()),
-        StreamKind::Ac3 => (0x81, b"\x05\x04AC-3".to_vec()),
-        StreamKind::Eac3 => (0x87, b"\x05\x04EAC3".to_vec()),
-        StreamKind::MpegAudio => (0x03, Vec::new()),
-        StreamKind::Mpeg2Video => (0x02, Vec::new()),
-        StreamKind::SpliceInfo => (0x86, Vec::new()),
-        StreamKind::Klv => (0x06, b"\x05\x04KLVA".to_vec()),
-        StreamKind::Other => (0x06, Vec::new()),
-    }
-}
-
-fn pes_header(kind: StreamKind, pts: i64, dts: i64, payload: usize) -> BytesMut {
-    let mut out = BytesMut::with_capacity(19);
-    let stream_id = match kind {
-        StreamKind::Opus { .. } | StreamKind::Ac3 | StreamKind::Eac3 | StreamKind::Klv | StreamKind::Other => 0xbd,
-        _ if kind.is_video() => 0xe0,
-        _ => 0xc0,
-    };
-    let has_dts = dts != pts;
-    let times = if has_dts { 10u8 } else { 5 };
-    let length = u16::try_from(3 + usize::from(times) + payload).unwrap_or(0); // 0: to the next start, pictures only
-    out.put_slice(&[0, 0, 1, stream_id]);
-    out.put_u16(length);
-    out.put_slice(&[0x84, if has_dts { 0xc0 } else { 0x80 }, times]); // aligned
-    put_time(&mut out, if has_dts { 3 } else { 2 }, pts);
-    if has_dts {
-        put_time(&mut out, 1, dts);
-    }
-    out
-}
-
-fn put_time(out: &mut BytesMut, mark: u8, time: i64) {
-    let time = time & TIME_MASK;
-    let byte = |value: i64| u8::try_from(value & 0xff).unwrap_or(0);
-    out.put_u8(mark << 4 | byte(time >> 29 & 0x0e) | 1);
-    out.put_slice(&[byte(time >> 22), byte(time >> 14) | 1, byte(time >> 7), byte(time << 1) | 1]);
-}
-
-/// What stands before the payload of a packet.
-struct Head<'a> {
-    pid: u16,
-    is_start: bool,
-    is_random_access: bool,
-    clock: Option<i64>,
-    counter: &'a mut u8,
-}
-
-impl Head<'_> {
-    /// Writes one packet with as much of `rest` as fits.
-    fn write(self, rest: &mut [&[u8]; 2], out: &mut BytesMut) {
-        let start = out.len();
-        let mut field = BytesMut::new();
-        if self.clock.is_some() || self.is_random_access {
-            field.put_u8(u8::from(self.is_random_access) << 6 | u8::from(self.clock.is_some()) << 4);
-        }
-        if let Some(clock) = self.clock {
-            let clock = clock & TIME_MASK;
-            field.put_u32(u32::try_from(clock >> 1).unwrap_or(0));
-            field.put_u16(u16::try_from(clock & 1).unwrap_or(0) << 15 | 0x7e00);
-        }
-        let left: usize = rest.iter().map(|slice| slice.len()).sum();
-        let header = 4 + if field.is_empty() { 0 } else { 1 + field.len() };
-        let stuffing = (PACKET_BYTES - header).saturating_sub(left);
-        let has_field = !field.is_empty() || stuffing > 0;
-        out.put_u8(SYNC_BYTE);
-        out.put_u16(u16::from(self.is_start) << 14 | self.pid);
-        out.put_u8(if has_field { 0x30 } else { 0x10 } | *self.counter);
-        *self.counter = (*self.counter + 1) & 0x0f;
-        if has_field {
-            // The length byte is the first byte of stuffing, and the flags the second, where there was no field.
-            let length = field.len() + stuffing - usize::from(field.is_empty());
-            out.put_u8(u8::try_from(length).unwrap_or(0));
-            if field.is_empty() && length > 0 {
-                field.put_u8(0);
+        let mut adaptation = Adaptation::default();
+        let step = self.last_pcr.map(|last| value.saturating_sub(last));
+        let is_jump = step.is_some_and(|step| !(-STEP_MAX..=STEP_MAX).contains(&step));
+        if !is_jump {
+            while let Some(last) = self.last_pcr.filter(|last| value - last > PCR_EVERY) {
+                self.write_pcr(last + PCR_EVERY, out);
             }
-            let filled = field.len();
-            out.put_slice(&field);
-            out.put_bytes(0xff, length - filled);
         }
-        let mut room = (start + PACKET_BYTES).saturating_sub(out.len());
-        for slice in rest {
+        if is_pcr_stream && (is_jump || self.last_pcr.is_none_or(|last| value > last)) {
+            adaptation.discontinuity = is_jump;
+            adaptation.pcr = Some(value);
+            self.last_pcr = Some(value);
+        }
+        adaptation
+    }
+
+    /// A packet with nothing but a clock reference; the counter stands still. spec: ISO/IEC 13818-1 §2.4.3.3
+    fn write_pcr(&mut self, pcr: i64, out: &mut BytesMut) {
+        self.last_pcr = Some(pcr);
+        let Some(stream) = self.streams.get(self.pcr_stream) else { return };
+        let adaptation = Adaptation { pcr: Some(pcr), ..Adaptation::default() };
+        out.put_u8(SYNC_BYTE);
+        out.put_u16(stream.pid);
+        out.put_u8(0x20 | (stream.counter.wrapping_sub(1) & 15));
+        adaptation.put(BODY_BYTES, out);
+    }
+
+    /// spec: ISO/IEC 13818-1 §2.4.4.3, §2.4.4.8
+    fn write_tables(&mut self, out: &mut BytesMut) {
+        let mut body = BytesMut::with_capacity(PACKET_BYTES);
+        body.put_u16(PROGRAM_NUMBER);
+        body.put_u16(0xe000 | PID_MAP);
+        let [pat_counter, map_counter] = &mut self.tables;
+        write_section(out, PID_PAT, pat_counter, 0, &body);
+        body.clear();
+        let pcr_pid = self.streams.get(self.pcr_stream).map_or(PID_NULL, |stream| stream.pid);
+        body.put_u16(0xe000 | pcr_pid);
+        body.put_u16(0xf000);
+        for stream in &self.streams {
+            let Some(stream_type) = stream_type(stream.kind) else { continue };
+            body.put_u8(stream_type);
+            body.put_u16(0xe000 | stream.pid);
+            match stream.kind {
+                // spec: Opus in MPEG-TS §4.2
+                StreamKind::Opus { channels } => {
+                    body.put_slice(b"\xf0\x0a\x05\x04Opus\x7f\x02\x80");
+                    body.put_u8(channels);
+                }
+                StreamKind::Klv => body.put_slice(b"\xf0\x06\x05\x04KLVA"),
+                _ => body.put_u16(0xf000),
+            }
+        }
+        write_section(out, PID_MAP, map_counter, 2, &body);
+    }
+}
+
+/// spec: ISO/IEC 13818-1 table 2-34; SCTE 35 and unknown kinds are not written
+fn stream_type(kind: StreamKind) -> Option<u8> {
+    match kind {
+        StreamKind::H264 => Some(0x1b),
+        StreamKind::H265 => Some(0x24),
+        StreamKind::AacAdts => Some(0x0f),
+        StreamKind::AacLatm => Some(0x11),
+        StreamKind::Opus { .. } | StreamKind::Klv => Some(0x06),
+        StreamKind::Ac3 => Some(0x81),
+        StreamKind::Eac3 => Some(0x87),
+        StreamKind::MpegAudio => Some(0x03),
+        StreamKind::Mpeg2Video => Some(0x02),
+        StreamKind::Scte35 | StreamKind::Other => None,
+    }
+}
+
+/// A section of version 0 that is the only one of its table, in packets of its own.
+fn write_section(out: &mut BytesMut, pid: u16, counter: &mut u8, table_id: u8, body: &[u8]) {
+    let mut section = BytesMut::with_capacity(1 + 8 + body.len() + 4);
+    section.put_slice(&[0, table_id]); // pointer_field
+    section.put_u16(0xb000 | u16::try_from(5 + body.len() + 4).unwrap_or_default());
+    section.put_u16(PROGRAM_NUMBER); // and the number of the transport stream
+    section.put_slice(&[0xc1, 0, 0]);
+    section.put_slice(body);
+    section.put_u32(psi::crc(section.get(1..).unwrap_or_default()));
+    for (index, part) in section.chunks(BODY_BYTES).enumerate() {
+        out.put_u8(SYNC_BYTE);
+        out.put_u16(if index == 0 { 0x4000 } else { 0 } | pid);
+        out.put_u8(0x10 | *counter);
+        *counter = (*counter + 1) & 15;
+        out.put_slice(part);
+        out.put_bytes(0xff, BODY_BYTES - part.len());
+    }
+}
+
+/// The header of a PES packet and its length. spec: ISO/IEC 13818-1 §2.4.3.6
+fn pes_header(kind: StreamKind, pts: u64, dts: u64, payload_bytes: usize) -> ([u8; 19], usize) {
+    let mut header = [0; 19];
+    let has_dts = pts != dts;
+    let (flags, fields) = if has_dts { (0xc0, 10) } else { (0x80, 5) };
+    let stream_id: u8 = match kind {
+        _ if kind.is_video() => 0xe0,
+        StreamKind::AacAdts | StreamKind::AacLatm | StreamKind::MpegAudio => 0xc0,
+        _ => 0xbd,
+    };
+    // 0: until the next begins, which is for video alone, but no sound is so long.
+    let length = u16::try_from(3 + usize::from(fields) + payload_bytes).unwrap_or_default();
+    let mut writer = header.as_mut_slice();
+    writer.put_slice(&[0, 0, 1, stream_id]);
+    writer.put_u16(length);
+    writer.put_slice(&[0x84, flags, fields]); // the payload begins with an access unit
+    writer.put_slice(&timestamp(flags >> 2, pts));
+    if has_dts {
+        writer.put_slice(&timestamp(0x10, dts));
+    }
+    (header, 9 + usize::from(fields))
+}
+
+/// 33 bits between marker bits, the four bits in front from `prefix`. spec: ISO/IEC 13818-1 §2.4.3.7
+fn timestamp(prefix: u8, time: u64) -> [u8; 5] {
+    let bits = (time >> 30 & 7) << 33 | (time >> 15 & 0x7fff) << 17 | (time & 0x7fff) << 1;
+    let [_, _, _, head, rest @ ..] = (bits | 1 << 32 | 1 << 16 | 1).to_be_bytes();
+    let [b1, b2, b3, b4] = rest;
+    [head | prefix, b1, b2, b3, b4]
+}
+
+impl Adaptation {
+    /// Bytes without stuffing; none where there is nothing to say.
+    fn len(self) -> usize {
+        match self {
+            Self { pcr: Some(_), .. } => 8,
+            Self { discontinuity: false, random_access: false, .. } => 0,
+            Self { .. } => 2,
+        }
+    }
+
+    /// Appends the field, stuffed to `bytes` in all. spec: ISO/IEC 13818-1 §2.4.3.4
+    fn put(self, bytes: usize, out: &mut BytesMut) {
+        let Some(length) = bytes.checked_sub(1) else { return };
+        let end = out.len() + bytes;
+        out.put_u8(u8::try_from(length).unwrap_or_default());
+        if length > 0 {
+            let flag = |is_set: bool, bit: u8| if is_set { bit } else { 0 };
+            out.put_u8(
+                flag(self.discontinuity, 0x80) | flag(self.random_access, 0x40) | flag(self.pcr.is_some(), 0x10),
+            );
+            if let Some(pcr) = self.pcr {
+                let base = pcr.rem_euclid(1 << 33).cast_unsigned();
+                let [_, _, field @ ..] = (base << 15 | 0x7e00).to_be_bytes(); // reserved bits, extension 0
+                out.put_slice(&field);
+            }
+        }
+        out.put_bytes(0xff, end.saturating_sub(out.len()));
+    }
+}
+
+/// Spreads a PES packet over transport packets; the last is filled by its adaptation field.
+fn write_packets<'a>(
+    out: &mut BytesMut,
+    stream: &mut MuxStream,
+    mut adaptation: Adaptation,
+    header: &[u8],
+    payload_bytes: usize,
+    mut payload: impl Iterator<Item = &'a [u8]>,
+) {
+    let mut slice = header;
+    let mut left = header.len() + payload_bytes;
+    let mut start = 0x4000;
+    out.reserve((left / BODY_BYTES + 2) * PACKET_BYTES);
+    while left > 0 {
+        let body = left.min(BODY_BYTES - adaptation.len());
+        let field = BODY_BYTES - body;
+        out.put_u8(SYNC_BYTE);
+        out.put_u16(std::mem::take(&mut start) | stream.pid);
+        out.put_u8(if field > 0 { 0x30 } else { 0x10 } | stream.counter);
+        stream.counter = (stream.counter + 1) & 15;
+        adaptation.put(field, out);
+        adaptation = Adaptation::default();
+        left -= body;
+        let mut room = body;
+        while room > 0 {
+            if slice.is_empty() {
+                match payload.next() {
+                    Some(next) => slice = next,
+                    None => return,
+                }
+            }
             let (now, later) = slice.split_at(room.min(slice.len()));
             out.put_slice(now);
+            slice = later;
             room -= now.len();
-            *slice = later;
         }
-        debug_assert_eq!(out.len() - start, PACKET_BYTES, "one packet");
     }
 }

@@ -1,229 +1,261 @@
-//! Tables: PAT and PMT, and the sections they come in. spec: ISO/IEC 13818-1 §2.4.4
+//! Program specific information: sections and their CRC, the association and the map of programs.
 
-use bytes::{Bytes, BytesMut};
+use std::collections::BTreeMap;
 
 use super::{ElementaryStream, StreamKind};
 
-/// Largest section. spec: ISO/IEC 13818-1 §2.4.4.11
-const SECTION_BYTES_MAX: usize = 4096 + 3;
-/// Elementary streams of a program that are looked at.
-const STREAMS_MAX: usize = 64;
-/// Programs of a stream that are looked at.
-const PROGRAMS_MAX: usize = 256;
+/// Longest section of PAT, CAT and PMT. spec: ISO/IEC 13818-1 §2.4.4.3
+pub(super) const PSI_BYTES_MAX: usize = 1024;
+/// Longest private section; splice information is one. spec: ISO/IEC 13818-1 §2.4.4.10
+pub(super) const PRIVATE_BYTES_MAX: usize = 4096;
 
-/// Puts sections together from the packets of one PID.
-#[derive(Debug, Default)]
-pub(super) struct Sections {
-    buffer: BytesMut,
-    /// The beginning of a section was seen.
-    is_started: bool,
+const CRC_TABLE: [u32; 256] = crc_table();
+
+const fn crc_table() -> [u32; 256] {
+    let mut table = [0u32; 256];
+    let mut rest: &mut [u32] = &mut table;
+    let mut value = 0u32;
+    while let Some((entry, after)) = rest.split_first_mut() {
+        let mut crc = value << 24;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 0x8000_0000 == 0 { crc << 1 } else { crc << 1 ^ 0x04c1_1db7 };
+            bit += 1;
+        }
+        *entry = crc;
+        value += 1;
+        rest = after;
+    }
+    table
 }
 
-impl Sections {
-    /// Forgets what is not whole: something is missing.
-    pub(super) fn reset(&mut self) {
-        self.buffer.clear();
-        self.is_started = false;
-    }
-
-    /// Takes a packet's payload; `sections` gets each whole section.
-    pub(super) fn push(&mut self, payload: &[u8], is_start: bool, mut sections: impl FnMut(&Bytes)) {
-        let mut fresh = payload;
-        if is_start {
-            // spec: ISO/IEC 13818-1 §2.4.4.1: the end of the section before stands in front
-            let Some((pointer, rest)) = payload.split_first() else { return };
-            let Some((end, begin)) = rest.split_at_checked(usize::from(*pointer)) else { return self.reset() };
-            if self.is_started {
-                self.buffer.extend_from_slice(end);
-                self.take(&mut sections);
-            }
-            self.buffer.clear();
-            self.is_started = true;
-            fresh = begin;
-        }
-        if !self.is_started || self.buffer.len() + fresh.len() > 2 * SECTION_BYTES_MAX {
-            return self.reset();
-        }
-        self.buffer.extend_from_slice(fresh);
-        self.take(&mut sections);
-    }
-
-    fn take(&mut self, sections: &mut impl FnMut(&Bytes)) {
-        while let &[table, high, low, ..] = self.buffer.as_ref() {
-            if table == 0xff {
-                return self.reset(); // stuffing to the end of the packet
-            }
-            let length = 3 + (usize::from(high & 0x0f) << 8 | usize::from(low));
-            if self.buffer.len() < length {
-                return;
-            }
-            sections(&self.buffer.split_to(length).freeze());
-        }
-    }
-}
-
-/// CRC-32 as tables have it: 0 over a whole section. spec: ISO/IEC 13818-1 annex A
+/// CRC-32 of a section; 0 over a section with its own CRC. spec: ISO/IEC 13818-1 annex A
 pub(super) fn crc(bytes: &[u8]) -> u32 {
     bytes.iter().fold(u32::MAX, |crc, byte| {
-        let mut crc = crc ^ u32::from(*byte) << 24;
-        for _ in 0..8 {
-            crc = if crc >> 31 == 1 { crc << 1 ^ 0x04c1_1db7 } else { crc << 1 };
-        }
-        crc
+        let [top, ..] = (crc ^ u32::from(*byte) << 24).to_be_bytes();
+        crc << 8 ^ CRC_TABLE.get(usize::from(top)).copied().unwrap_or_default()
     })
 }
 
-/// A section's header and its body, without the checksum. `None` where it is damaged or not in force yet.
-struct Section<'a> {
-    table: u8,
-    /// Which program, or which stream.
-    id: u16,
-    version: u8,
-    number: u8,
-    last_number: u8,
-    body: &'a [u8],
+/// Puts the sections of one PID together. spec: ISO/IEC 13818-1 §2.4.4.1
+#[derive(Debug)]
+pub(super) struct SectionReader {
+    buffer: Vec<u8>,
+    is_active: bool,
+    bytes_max: usize,
 }
 
-fn section(bytes: &[u8]) -> Option<Section<'_>> {
-    let &[table, flags, _, id_high, id_low, version, number, last_number, ref rest @ ..] = bytes else { return None };
-    let body = rest.get(..rest.len().checked_sub(4)?)?;
-    let (has_syntax, is_current) = (flags & 0x80 != 0, version & 1 == 1);
-    (has_syntax && is_current).then_some(Section {
-        table,
-        id: u16::from_be_bytes([id_high, id_low]),
-        version: version >> 1 & 0x1f,
-        number,
-        last_number,
-        body,
-    })
-}
+impl SectionReader {
+    /// Sections longer than `bytes_max` are passed over.
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self { buffer: Vec::new(), is_active: false, bytes_max }
+    }
 
-/// Where the programs are. spec: ISO/IEC 13818-1 §2.4.4.4
-#[derive(Debug, Default)]
-pub(super) struct Pat {
-    version: Option<(u16, u8)>,
-    /// Number of a program and the PID of its PMT, of the sections that came.
-    programs: Vec<(u8, u16, u16)>,
-    sections_missing: Vec<u8>,
-}
+    /// Forgets the section in progress.
+    pub(super) fn reset(&mut self) {
+        self.buffer.clear();
+        self.is_active = false;
+    }
 
-impl Pat {
-    /// Takes a section whose checksum is right; true when the table is whole and differs from what it was.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> bool {
-        let Some(section) = section(bytes).filter(|section| section.table == 0) else { return false };
-        let identity = Some((section.id, section.version));
-        if self.version != identity {
-            self.version = identity;
-            self.programs.clear();
-            self.sections_missing = (0..=section.last_number).collect();
+    /// Takes the payload of a packet and hands out each section that is complete, its CRC unchecked.
+    pub(super) fn push(&mut self, payload: &[u8], starts_unit: bool, mut on: impl FnMut(&[u8])) {
+        if !starts_unit {
+            return self.append(payload, &mut on);
         }
-        let Some(at) = self.sections_missing.iter().position(|number| *number == section.number) else { return false };
-        self.sections_missing.swap_remove(at);
-        for entry in section.body.chunks_exact(4) {
-            if let &[number_high, number_low, pid_high, pid_low] = entry
-                && self.programs.len() < PROGRAMS_MAX
-            {
-                let number = u16::from_be_bytes([number_high, number_low]);
-                let pid = u16::from_be_bytes([pid_high & 0x1f, pid_low]);
-                if number != 0 {
-                    self.programs.push((section.number, number, pid));
-                }
+        let begin = payload.split_first().and_then(|(pointer, rest)| rest.split_at_checked(usize::from(*pointer)));
+        let Some((tail, rest)) = begin else { return self.reset() };
+        self.append(tail, &mut on);
+        self.reset();
+        self.is_active = true;
+        self.append(rest, &mut on);
+    }
+
+    fn append(&mut self, bytes: &[u8], on: &mut impl FnMut(&[u8])) {
+        if !self.is_active {
+            return;
+        }
+        self.buffer.extend_from_slice(bytes);
+        while let &[table_id, high, low, ..] = self.buffer.as_slice() {
+            let end = 3 + (usize::from(high & 0x0f) << 8 | usize::from(low));
+            if table_id == 0xff || end > self.bytes_max {
+                return self.reset(); // stuffing to the end of the packet, or nonsense
             }
+            let Some(section) = self.buffer.get(..end) else { return };
+            on(section);
+            self.buffer.drain(..end);
         }
-        self.sections_missing.is_empty()
-    }
-
-    /// Number and PMT of the wanted program, or of the first.
-    pub(super) fn program(&mut self, wanted: Option<u16>) -> Option<(u16, u16)> {
-        self.programs.sort_by_key(|(section, ..)| *section);
-        let mut programs = self.programs.iter().map(|(_, number, pid)| (*number, *pid));
-        programs.find(|(number, _)| wanted.is_none_or(|wanted| wanted == *number))
+        if self.buffer.first() == Some(&0xff) {
+            self.reset();
+        }
     }
 }
 
-/// A program map. spec: ISO/IEC 13818-1 §2.4.4.8
+/// What all tables begin with, and their body without CRC.
+#[derive(Debug)]
+pub(super) struct Table<'a> {
+    pub(super) id: u8,
+    /// `transport_stream_id` or `program_number`.
+    pub(super) extension: u16,
+    pub(super) version: u8,
+    pub(super) is_current: bool,
+    pub(super) section: u8,
+    pub(super) last_section: u8,
+    pub(super) body: &'a [u8],
+}
+
+/// Reads the head of a section; `None` for one without it. The CRC was checked before.
+pub(super) fn table(section: &[u8]) -> Option<Table<'_>> {
+    let &[id, syntax, _, high, low, version, section_number, last_section, ref rest @ ..] = section else {
+        return None;
+    };
+    if syntax & 0x80 == 0 {
+        return None;
+    }
+    Some(Table {
+        id,
+        extension: u16::from_be_bytes([high, low]),
+        version: version >> 1 & 0x1f,
+        is_current: version & 1 != 0,
+        section: section_number,
+        last_section,
+        body: rest.get(..rest.len().checked_sub(4)?)?,
+    })
+}
+
+/// The program association in its sections.
+#[derive(Debug, Default)]
+pub(super) struct Association {
+    key: Option<(u16, u8, u8)>,
+    /// At most 256 sections of 253 programs.
+    sections: BTreeMap<u8, Vec<(u16, u16)>>,
+}
+
+impl Association {
+    /// Takes a current section; returns all programs (number and PID of the map) when it completes the table.
+    /// spec: ISO/IEC 13818-1 §2.4.4.3
+    pub(super) fn push(&mut self, table: &Table<'_>) -> Option<Vec<(u16, u16)>> {
+        let key = (table.extension, table.version, table.last_section);
+        if self.key != Some(key) {
+            self.key = Some(key);
+            self.sections.clear();
+        }
+        let programs = table
+            .body
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|&[n1, n0, p1, p0]| (u16::from_be_bytes([n1, n0]), u16::from_be_bytes([p1 & 0x1f, p0])));
+        // Number 0 is the network table.
+        self.sections.insert(table.section, programs.filter(|(number, _)| *number != 0).collect());
+        let is_complete = self.sections.len() == usize::from(table.last_section) + 1;
+        is_complete.then(|| self.sections.values().flatten().copied().collect())
+    }
+}
+
+/// A program map.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pmt {
-    pub(super) program: u16,
+pub(super) struct ProgramMap {
+    pub(super) version: u8,
     pub(super) pcr_pid: u16,
     pub(super) streams: Vec<ElementaryStream>,
 }
 
-impl Pmt {
-    /// From a section whose checksum is right.
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
-        let section = section(bytes).filter(|section| section.table == 2)?;
-        let &[pcr_high, pcr_low, info_high, info_low, ref rest @ ..] = section.body else { return None };
-        let info = usize::from(info_high & 0x0f) << 8 | usize::from(info_low);
-        let mut rest = rest.get(info..)?;
-        let mut streams = Vec::new();
-        while let &[stream_type, pid_high, pid_low, info_high, info_low, ref after @ ..] = rest {
-            let info = usize::from(info_high & 0x0f) << 8 | usize::from(info_low);
-            let (descriptors, after) = after.split_at_checked(info)?;
+impl ProgramMap {
+    /// Reads the body of a map; a damaged end is left out. spec: ISO/IEC 13818-1 §2.4.4.9
+    pub(super) fn parse(table: &Table<'_>) -> Option<Self> {
+        let &[pcr_high, pcr_low, info_high, info_low, ref rest @ ..] = table.body else { return None };
+        let info_length = usize::from(u16::from_be_bytes([info_high & 0x0f, info_low]));
+        let (info, mut rest) = rest.split_at_checked(info_length)?;
+        let is_hdmv = descriptors(info).any(|(tag, body)| tag == REGISTRATION && body.starts_with(b"HDMV"));
+        let mut streams: Vec<ElementaryStream> = Vec::new();
+        while let &[stream_type, pid_high, pid_low, length_high, length_low, ref after @ ..] = rest {
+            let length = usize::from(u16::from_be_bytes([length_high & 0x0f, length_low]));
+            let Some((info, after)) = after.split_at_checked(length) else { break };
             rest = after;
-            if streams.len() < STREAMS_MAX {
+            let pid = u16::from_be_bytes([pid_high & 0x1f, pid_low]);
+            if streams.iter().all(|stream| stream.pid != pid) {
+                let language = descriptors(info).find(|(tag, _)| *tag == LANGUAGE);
                 streams.push(ElementaryStream {
-                    pid: u16::from_be_bytes([pid_high & 0x1f, pid_low]),
+                    pid,
                     stream_type,
-                    kind: kind(stream_type, descriptors),
-                    language: language(descriptors),
+                    kind: kind(stream_type, info, is_hdmv),
+                    language: language.and_then(|(_, body)| body.first_chunk().copied()),
                 });
             }
         }
         let pcr_pid = u16::from_be_bytes([pcr_high & 0x1f, pcr_low]);
-        Some(Self { program: section.id, pcr_pid, streams })
+        Some(Self { version: table.version, pcr_pid, streams })
+    }
+
+    /// Holds a stream that the codec crate can read.
+    pub(super) fn is_carried(&self) -> bool {
+        self.streams.iter().any(|stream| stream.kind.is_carried())
     }
 }
 
-/// Tag and content of each descriptor. spec: ISO/IEC 13818-1 §2.6
-fn descriptors(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+// spec: ISO/IEC 13818-1 table 2-45; ETSI EN 300 468 table 12
+const REGISTRATION: u8 = 0x05;
+const LANGUAGE: u8 = 0x0a;
+const METADATA: u8 = 0x26;
+const DVB_AC3: u8 = 0x6a;
+const DVB_EAC3: u8 = 0x7a;
+const EXTENSION: u8 = 0x7f;
+/// Of the Opus descriptor. spec: Opus in MPEG-TS §4.2
+const EXTENSION_OPUS: u8 = 0x80;
+
+fn descriptors(mut info: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     std::iter::from_fn(move || {
-        let &[tag, length, ref rest @ ..] = bytes else { return None };
-        let (content, after) = rest.split_at_checked(usize::from(length))?;
-        bytes = after;
-        Some((tag, content))
+        let &[tag, length, ref rest @ ..] = info else { return None };
+        let (body, rest) = rest.split_at_checked(usize::from(length))?;
+        info = rest;
+        Some((tag, body))
     })
 }
 
-fn language(info: &[u8]) -> Option<[u8; 3]> {
-    let (_, content) = descriptors(info).find(|(tag, _)| *tag == 0x0a)?;
-    content.first_chunk::<3>().copied()
-}
-
-/// spec: ISO/IEC 13818-1 table 2-34; private data by its descriptors: ETSI EN 300 468 §6, registrations of SMPTE RA
-fn kind(stream_type: u8, info: &[u8]) -> StreamKind {
+/// spec: ISO/IEC 13818-1 table 2-34
+fn kind(stream_type: u8, info: &[u8], is_hdmv: bool) -> StreamKind {
     match stream_type {
         0x01 | 0x02 => StreamKind::Mpeg2Video,
         0x03 | 0x04 => StreamKind::MpegAudio,
+        0x06 => private_kind(info),
         0x0f => StreamKind::AacAdts,
         0x11 => StreamKind::AacLatm,
-        0x15 => StreamKind::Klv,
+        0x15 => {
+            let is_id3 = |(tag, body): (u8, &[u8])| tag == METADATA && body.windows(4).any(|word| word == b"ID3 ");
+            if descriptors(info).any(is_id3) { StreamKind::Other } else { StreamKind::Klv }
+        }
         0x1b => StreamKind::H264,
         0x24 => StreamKind::H265,
         0x81 => StreamKind::Ac3,
-        0x84 | 0x87 => StreamKind::Eac3,
-        0x86 => StreamKind::SpliceInfo,
-        0x06 => private_kind(info),
+        // Blu-ray uses 0x86 for DTS-HD and says so by its registration.
+        0x86 if !is_hdmv => StreamKind::Scte35,
+        0x87 => StreamKind::Eac3,
         _ => StreamKind::Other,
     }
 }
 
+/// A stream of private data is what its descriptors say.
 fn private_kind(info: &[u8]) -> StreamKind {
-    let registered = |name: &[u8]| descriptors(info).any(|(tag, content)| tag == 0x05 && content.starts_with(name));
-    let has = |wanted: u8| descriptors(info).any(|(tag, _)| tag == wanted);
-    if registered(b"Opus") {
-        // spec: Opus in MPEG-TS §4.2: the extension descriptor 0x7f, 0x80, and then the code
-        let code = descriptors(info).find_map(|(tag, content)| match content {
-            [0x80, code, ..] if tag == 0x7f => Some(*code),
-            _ => None,
-        });
-        return StreamKind::Opus { channel_config: code.unwrap_or(2) };
-    }
-    match () {
-        () if registered(b"HEVC") => StreamKind::H265,
-        () if registered(b"KLVA") => StreamKind::Klv,
-        () if registered(b"AC-3") || has(0x6a) => StreamKind::Ac3,
-        () if registered(b"EAC3") || has(0x7a) => StreamKind::Eac3,
-        () => StreamKind::Other,
+    let by_registration = descriptors(info).find_map(|(tag, body)| match (tag, body) {
+        (REGISTRATION, [b'O', b'p', b'u', b's', ..]) => opus_kind(info),
+        (REGISTRATION, [b'K', b'L', b'V', b'A', ..]) => Some(StreamKind::Klv),
+        (REGISTRATION, [b'H', b'E', b'V', b'C', ..]) => Some(StreamKind::H265),
+        (REGISTRATION, [b'A', b'C', b'-', b'3', ..]) | (DVB_AC3, _) => Some(StreamKind::Ac3),
+        (REGISTRATION, [b'E', b'A', b'C', b'3', ..]) | (DVB_EAC3, _) => Some(StreamKind::Eac3),
+        _ => None,
+    });
+    by_registration.unwrap_or(StreamKind::Other)
+}
+
+/// Channel configurations above 8 are mappings of their own and not carried. spec: Opus in MPEG-TS §4.2
+fn opus_kind(info: &[u8]) -> Option<StreamKind> {
+    let code = descriptors(info).find_map(|(tag, body)| match (tag, body) {
+        (EXTENSION, [EXTENSION_OPUS, code, ..]) => Some(*code),
+        _ => None,
+    });
+    match code.unwrap_or(2) {
+        0 => Some(StreamKind::Opus { channels: 2 }),
+        channels @ 1..=8 => Some(StreamKind::Opus { channels }),
+        _ => None,
     }
 }
