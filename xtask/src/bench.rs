@@ -1,12 +1,13 @@
 //! `make bench`: what a stream costs and how far behind the viewer is, beside nginx-rtmp on the same machine in the same run.
 //!
-//! `cargo xtask bench [delay|join|line|cost|publishers|memory|deliver|viewers]…`: all without a name.
+//! `cargo xtask bench [delay|join|line|cost|publishers|memory|deliver|viewers|srt]…`: all without a name.
 
 mod cost;
 mod delay;
 mod deliver;
 mod nginx;
 mod soak;
+mod srt;
 mod viewers;
 
 use std::fs;
@@ -46,7 +47,7 @@ impl Running {
 
 type Bench = fn(&Path) -> anyhow::Result<()>;
 
-const ALL: [(&str, Bench); 8] = [
+const ALL: [(&str, Bench); 9] = [
     ("delay", delay::glass_to_glass),
     ("join", delay::join),
     ("line", delay::impaired_line),
@@ -55,6 +56,7 @@ const ALL: [(&str, Bench); 8] = [
     ("memory", cost::memory),
     ("deliver", deliver::run),
     ("viewers", viewers::run),
+    ("srt", srt::run),
 ];
 
 pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
@@ -95,6 +97,7 @@ pub(crate) struct Ours {
     http: String,
     https: String,
     pub(crate) rtmp: String,
+    srt: String,
 }
 
 impl Ours {
@@ -131,7 +134,14 @@ impl Ours {
         }
         let known: serde_json::Value = serde_json::from_slice(&fs::read(&addresses)?)?;
         let address = |name: &str| known[name].as_str().unwrap_or_default().to_owned();
-        Ok(Self { server, state, http: address("http"), https: address("https"), rtmp: address("rtmp") })
+        Ok(Self {
+            server,
+            state,
+            http: address("http"),
+            https: address("https"),
+            rtmp: address("rtmp"),
+            srt: address("srt"),
+        })
     }
 
     pub(crate) fn key(&self, stream: &str) -> anyhow::Result<String> {
@@ -157,6 +167,8 @@ impl Ours {
 enum Size {
     /// 360p30 at 300 kbit/s.
     Tiny,
+    /// 360p30 at 1 Mbit/s.
+    Megabit,
     /// 720p30 at 2 Mbit/s.
     Small,
     /// 720p30 at 6 Mbit/s.
@@ -171,6 +183,7 @@ impl Size {
     fn picture_and_kilobits(self) -> (&'static str, u32) {
         match self {
             Self::Tiny => ("640x360", 300),
+            Self::Megabit => ("640x360", 936),
             Self::Small => ("1280x720", 2000),
             Self::Hd => ("1280x720", 6000),
             Self::Large => ("1280x720", 8000),

@@ -25,12 +25,13 @@ const FOR_TEST: [(&str, &str); 14] = [
     ("python3", "python3"),
     ("gst-launch-1.0", "gstreamer1.0-tools"),
 ];
-const FOR_BENCH: [(&str, &str); 5] = [
+const FOR_BENCH: [(&str, &str); 6] = [
     ("wrk", "wrk"),
     ("h2load", "nghttp2-client"),
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
     ("nginx", "nginx-light"),
+    ("srt-live-transmit", "srt-tools"),
 ];
 const NGINX_RTMP: &str = "/usr/lib/nginx/modules/ngx_rtmp_module.so";
 const FOR_OBS: [(&str, &str); 2] = [("obs", "obs-studio"), ("Xvfb", "xvfb")];

@@ -295,10 +295,11 @@ impl Receiver {
         self.slots.iter().flatten().next().map(|slot| slot.due)
     }
 
-    /// A missing packet is asked for again after a round trip and its deviation.
+    /// A missing packet is asked for again several times a round trip: a report may get lost as well, and a peer that has sent
+    /// the packet already does not send it again because of a second report.
     fn ask_again_after(&self) -> Duration {
         let bound = Duration::from_micros(u64::from(self.rtt.micros) + 2 * u64::from(self.rtt.var_micros));
-        (bound / 2).max(NAK_INTERVAL_MIN)
+        (bound / 4).max(NAK_INTERVAL_MIN)
     }
 
     /// When something missing is to be asked for again.

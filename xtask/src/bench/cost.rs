@@ -41,7 +41,7 @@ fn report(name: &str, clip: &Path, url: &str, process: u32) -> anyhow::Result<()
     Ok(())
 }
 
-fn share_of_a_core(process: u32, duration: Duration) -> anyhow::Result<f64> {
+pub(super) fn share_of_a_core(process: u32, duration: Duration) -> anyhow::Result<f64> {
     let before = processor_time(process)?;
     sleep(duration);
     Ok(100.0 * (processor_time(process)? - before).as_secs_f64() / duration.as_secs_f64())
