@@ -22,8 +22,8 @@ const DROP_INTERVAL: Duration = Duration::from_millis(20);
 const ANNOUNCE_PACKETS: u64 = 4000;
 /// A key is used for so many packets.
 const REFRESH_PACKETS: u64 = 1 << 24;
-/// Times that a new key is told before it is given up.
-const KEY_REQUESTS_MAX: u32 = 20;
+/// A new key that was not confirmed is told again no sooner.
+const KEY_REQUEST_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Packets in a row that cannot be read: the peer has lost its key.
 const UNDECRYPTABLE_MAX: u32 = 1000;
 
@@ -156,8 +156,8 @@ struct SendKeys {
     keys: Keys,
     flag: u8,
     used: u64,
-    /// The message with the next key: when it is sent again, and how often it was.
-    announcement: Option<(Bytes, Instant, u32)>,
+    /// The message with the next key, until the peer confirms it, and when it is sent again.
+    announcement: Option<(Bytes, Instant)>,
 }
 
 /// A connection.
@@ -335,7 +335,7 @@ impl Connection {
             Control::KeyRequest(material) => self.on_key_request(now, material),
             Control::KeyResponse(material) => {
                 if let Some(keys) = &mut self.send_keys
-                    && keys.announcement.as_ref().is_some_and(|(told, ..)| told == material)
+                    && keys.announcement.as_ref().is_some_and(|(told, _)| told == material)
                 {
                     keys.announcement = None;
                 }
@@ -416,11 +416,12 @@ impl Connection {
     }
 
     fn repeat_announcement(&mut self, now: Instant) {
-        let (again, peer, own) = (self.sender.rtt.bound(), self.peer_id, self.timestamp(now));
+        let again = self.sender.rtt.bound().max(KEY_REQUEST_INTERVAL_MIN);
+        let (peer, own) = (self.peer_id, self.timestamp(now));
         let Some(keys) = &mut self.send_keys else { return };
-        let Some((material, at, times)) = &mut keys.announcement else { return };
-        if *at <= now && *times < KEY_REQUESTS_MAX {
-            (*at, *times) = (now + again, *times + 1);
+        let Some((material, at)) = &mut keys.announcement else { return };
+        if *at <= now {
+            *at = now + again;
             self.out.push_back(packet::key_request(material, own, peer));
         }
     }
@@ -458,7 +459,7 @@ impl Connection {
     }
 
     fn deadline(&self) -> Instant {
-        let announcement = self.send_keys.as_ref().and_then(|keys| keys.announcement.as_ref()).map(|(_, at, _)| *at);
+        let announcement = self.send_keys.as_ref().and_then(|keys| keys.announcement.as_ref()).map(|(_, at)| *at);
         let is_receiving = self.receiver.counts.packets > 0;
         let always = (self.last_heard + IDLE_MAX).min(self.last_sent + KEEP_ALIVE_INTERVAL);
         [
@@ -500,11 +501,12 @@ impl Connection {
         keys.used += 1;
         let next = 3 - keys.flag;
         if keys.used == every - ahead && keys.keys.renew(usize::from(next) - 1).is_some() {
-            keys.announcement = keys.keys.material(passphrase).map(|material| (material, now, 0));
+            keys.announcement = keys.keys.material(passphrase).map(|material| (material, now));
         }
         // Never with a key that the peer has not confirmed.
         if keys.used >= every && keys.announcement.is_none() {
             (keys.flag, keys.used) = (next, 0);
         }
+        self.repeat_announcement(now);
     }
 }

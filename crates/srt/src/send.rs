@@ -190,8 +190,11 @@ impl Sender {
 
     /// Where nothing was acknowledged for long the last packets may be lost, which no report tells: one is sent again.
     pub(crate) fn probe_tail(&mut self, now: Instant) {
-        if self.fresh > 0 && self.again.is_empty() && now >= self.last_progress + self.patience() {
-            self.again.insert(self.first + self.fresh as u64 - 1);
+        if self.fresh > 0 && now >= self.last_progress + self.patience() {
+            // What waits for its turn already will show the loss as well.
+            if self.again.is_empty() {
+                self.again.insert(self.first + self.fresh as u64 - 1);
+            }
             self.last_progress = now;
         }
     }

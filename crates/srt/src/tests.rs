@@ -137,7 +137,11 @@ fn pump(now: Instant, network: &mut Network, connection: &mut Connection, to: us
         match connection.poll_output(now) {
             Output::Send(datagram) => network.send(now, to, &datagram),
             Output::Event(event) => events.push(event),
-            Output::Wait(_) => return,
+            Output::Wait(deadline) => {
+                let is_to_come = deadline.is_none_or(|deadline| deadline > now);
+                assert!(is_to_come, "who waits for a time that has passed would wait for ever, or not at all");
+                return;
+            }
         }
     }
 }
@@ -354,5 +358,15 @@ fn noise_in_place_of_any_packet_changes_nothing_for_the_rest() {
         now += Duration::from_micros(100);
         theirs.handle_datagram(now, &noise);
         pump(now, &mut network, &mut theirs, 0, &mut Vec::new());
+    }
+}
+
+#[test]
+fn a_line_that_loses_nearly_everything_keeps_to_the_overhead_and_never_spins() {
+    let line = Line { delay: MILLI * 20, jitter: MILLI * 5, loss_per_mille: 600 };
+    for seed in 0..4 {
+        let run = run(line, seed, &settings(300), 1500, None);
+        assert!(run.numbers().len() > 300, "{:?}", run.receiver);
+        assert!(run.overhead < 1400, "{} per mille on the wire", run.overhead);
     }
 }
