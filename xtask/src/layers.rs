@@ -82,6 +82,7 @@ const TABLE: [(&str, &[&str], &[&str]); 14] = [
             "http-body-util",
             "hyper",
             "hyper-util",
+            "mimalloc",
             "parking_lot",
             "rcgen",
             "rustix",

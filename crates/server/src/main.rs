@@ -7,6 +7,11 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+/// Media comes and goes in blocks of up to megabytes from several threads; glibc's allocator keeps holes between them, which
+/// grew for as long as anybody looked.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match commands::run(commands::Cli::parse()) {
         Ok(true) => ExitCode::SUCCESS,
