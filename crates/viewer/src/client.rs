@@ -146,13 +146,15 @@ type Sender2 = http2::SendRequest<Empty<Bytes>>;
 struct Connection1 {
     sender: http1::SendRequest<Empty<Bytes>>,
     driver: Pin<Box<dyn Future<Output = ()> + Send>>,
+    has_ended: bool,
 }
 
 impl Connection1 {
     /// Whether the server has left it open while nobody used it.
     async fn is_open(&mut self) -> bool {
         poll_fn(|context| {
-            if self.driver.as_mut().poll(context).is_ready() {
+            self.has_ended = self.has_ended || self.driver.as_mut().poll(context).is_ready();
+            if self.has_ended {
                 return Poll::Ready(false);
             }
             self.sender.poll_ready(context).map(|ready| ready.is_ok())
@@ -163,19 +165,18 @@ impl Connection1 {
     /// Carries out an exchange on the connection; `None` where the connection ended before it was done.
     async fn exchange<T>(&mut self, work: impl AsyncFnOnce(&mut http1::SendRequest<Empty<Bytes>>) -> T) -> Option<T> {
         let mut work = pin!(work(&mut self.sender));
-        let mut has_ended = false;
         poll_fn(|context| {
             if let Poll::Ready(done) = work.as_mut().poll(context) {
                 return Poll::Ready(Some(done));
             }
-            if has_ended {
+            if self.has_ended {
                 return Poll::Ready(None);
             }
-            has_ended = self.driver.as_mut().poll(context).is_ready();
+            self.has_ended = self.driver.as_mut().poll(context).is_ready();
             // It may have brought what the exchange waits for.
             match work.as_mut().poll(context) {
                 Poll::Ready(done) => Poll::Ready(Some(done)),
-                Poll::Pending if has_ended => Poll::Ready(None),
+                Poll::Pending if self.has_ended => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             }
         })
@@ -455,7 +456,7 @@ impl Client {
         if !is_http_2 {
             let (sender, driver) = http1::handshake(io).await.map_err(|error| error.to_string())?;
             let driver = Box::pin(async move { drop(driver.await) });
-            return Ok(Connection::One(Connection1 { sender, driver }));
+            return Ok(Connection::One(Connection1 { sender, driver, has_ended: false }));
         }
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new());
