@@ -19,7 +19,7 @@ const TABLE: [(&str, &[&str], &[&str]); 14] = [
     (
         "gateway",
         &["hub", "listen", "rtmp", "srt", "container", "codec", "media", "telemetry"],
-        &["tokio", "tokio-util", "tokio-rustls", "rustls", "getrandom"],
+        &["tokio", "tokio-util", "tokio-rustls", "rustls", "getrandom", "quinn-udp", "rustix"],
     ),
     (
         "delivery",

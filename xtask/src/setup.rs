@@ -1,6 +1,6 @@
 //! Installs what is missing, quietly; says nothing when there is nothing to do.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
@@ -34,6 +34,10 @@ const FOR_BENCH: [(&str, &str); 6] = [
     ("srt-live-transmit", "srt-tools"),
 ];
 const NGINX_RTMP: &str = "/usr/lib/nginx/modules/ngx_rtmp_module.so";
+/// To build libsrt from Debian's source package: its own binary has no socket groups.
+const FOR_BONDING: [(&str, &str); 4] =
+    [("cmake", "cmake"), ("make", "make"), ("g++", "g++"), ("pkg-config", "pkg-config")];
+const OPENSSL_HEADER: &str = "/usr/include/openssl/ssl.h";
 const FOR_OBS: [(&str, &str); 2] = [("obs", "obs-studio"), ("Xvfb", "xvfb")];
 /// GStreamer's elements are files, not programs.
 const GSTREAMER_ELEMENTS: &str = "/usr/lib/x86_64-linux-gnu/gstreamer-1.0/libgstrtmp2.so";
@@ -53,7 +57,8 @@ pub(crate) fn for_test() -> anyhow::Result<()> {
     }
     packages(&wanted)?;
     node_modules()?;
-    current_ffmpeg()
+    current_ffmpeg()?;
+    bonding_srt()
 }
 
 pub(crate) fn for_bench() -> anyhow::Result<()> {
@@ -77,7 +82,7 @@ fn missing(wanted: &[(&str, &'static str)]) -> Vec<&'static str> {
 
 fn has(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let system = ["/usr/sbin", "/usr/local/sbin"].map(std::path::PathBuf::from);
+    let system = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(system).any(|folder| folder.join(program).exists())
 }
 
@@ -157,4 +162,63 @@ fn current_ffmpeg() -> anyhow::Result<()> {
         .context("the package holds no ffmpeg")?;
     let _ = std::fs::remove_file(&link);
     Ok(std::os::unix::fs::symlink(binary.path(), link)?)
+}
+
+/// libsrt's own test program with socket groups, below `target`.
+fn bonding_srt() -> anyhow::Result<()> {
+    let folder = root().join("target/tools/srt");
+    let program = root().join("target/tools/srt-test-live");
+    if program.exists() {
+        return Ok(());
+    }
+    let mut wanted = missing(&FOR_BONDING);
+    if !Path::new(OPENSSL_HEADER).exists() {
+        wanted.push("libssl-dev");
+    }
+    packages(&wanted)?;
+    println!("building libsrt with socket groups");
+    let _ = std::fs::remove_dir_all(&folder);
+    let lists = folder.join("lists/partial");
+    std::fs::create_dir_all(&lists)?;
+    source_package("srt", &folder)?;
+    let archive = file_in(&folder, |name| name.ends_with(".orig.tar.gz"))?;
+    quiet(Command::new("tar").arg("xf").arg(archive).current_dir(&folder))?;
+    let source = file_in(&folder, |name| name.starts_with("srt-"))?;
+    let switches = ["ENABLE_BONDING=ON", "ENABLE_TESTING=ON", "ENABLE_SHARED=OFF", "USE_ENCLIB=openssl"];
+    let build = folder.join("build");
+    let mut cmake = Command::new("cmake");
+    cmake.arg("-S").arg(source).arg("-B").arg(&build).args(switches.map(|switch| format!("-D{switch}")));
+    quiet(&mut cmake)?;
+    quiet(Command::new("make").args(["-j2", "srt-test-live"]).current_dir(&build))?;
+    std::fs::copy(build.join("srt-test-live"), program)?;
+    Ok(std::fs::remove_dir_all(folder)?)
+}
+
+fn file_in(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> anyhow::Result<PathBuf> {
+    let found = std::fs::read_dir(folder)?.flatten().find(|entry| is_wanted(&entry.file_name().to_string_lossy()));
+    found.map(|entry| entry.path()).with_context(|| format!("something is missing in {}", folder.display()))
+}
+
+/// Downloads a source package of Debian from where this machine has its packages from.
+fn source_package(name: &str, folder: &Path) -> anyhow::Result<()> {
+    let (list, parts) = (folder.join("sources.list"), folder.join("sources.list.d"));
+    std::fs::create_dir_all(&parts)?;
+    let of = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let lines = of("/etc/apt/sources.list");
+    let lines = lines.lines().filter_map(|line| line.strip_prefix("deb ")).map(|rest| format!("deb-src {rest}\n"));
+    std::fs::write(&list, lines.collect::<String>())?;
+    let stanzas = of("/etc/apt/sources.list.d/debian.sources").replace("Types: deb\n", "Types: deb-src\n");
+    std::fs::write(parts.join("debian.sources"), stanzas)?;
+    let option = |name: &str, path: &Path| format!("{name}={}", path.display());
+    let options = [
+        option("Dir::Etc::SourceList", &list),
+        option("Dir::Etc::SourceParts", &parts),
+        option("Dir::State::Lists", &folder.join("lists")),
+    ];
+    for action in [&["update"][..], &["source", "--download-only", name]] {
+        let mut apt = Command::new("apt-get");
+        apt.arg("-qq").args(options.iter().flat_map(|option| ["-o", option])).args(action).current_dir(folder);
+        quiet(&mut apt)?;
+    }
+    Ok(())
 }

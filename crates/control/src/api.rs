@@ -129,6 +129,12 @@ pub struct TransportView {
     pub continuity_errors: u64,
 }
 
+impl LinkView {
+    fn new(link: hub::Link) -> Self {
+        Self { peer: link.peer, transport: TransportView::new(link.transport) }
+    }
+}
+
 impl TransportView {
     fn new(transport: hub::Transport) -> Self {
         let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
@@ -146,6 +152,15 @@ impl TransportView {
             continuity_errors: transport.continuity_errors,
         }
     }
+}
+
+/// One of several ways over which a publisher sends.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LinkView {
+    /// Its other end.
+    pub peer: String,
+    /// What the network did to it. What it lacks, the others may have brought.
+    pub transport: TransportView,
 }
 
 /// One thing that is wrong with the encoder's settings.
@@ -201,6 +216,8 @@ pub struct StreamView {
     pub advice: Vec<AdviceView>,
     /// What the network did, where the publisher's protocol tells.
     pub transport: Option<TransportView>,
+    /// The ways over which it comes, where the publisher's protocol knows several (bonded SRT).
+    pub links: Vec<LinkView>,
     /// Repairs since the publisher connected.
     pub repairs: RepairsView,
     /// Times a source joined.
@@ -259,6 +276,7 @@ impl StreamView {
                 .map(|advice| AdviceView { code: advice.code.into(), text: advice.text, fix: advice.fix.into() })
                 .collect(),
             transport: status.transport.map(TransportView::new),
+            links: status.links.into_iter().map(LinkView::new).collect(),
             repairs: RepairsView {
                 jumps: repairs.jumps,
                 disorder: repairs.disorder,

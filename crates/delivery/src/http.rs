@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ const RESTARTING: &str = "the server is restarting";
 /// After a 503, come back in this time.
 const RETRY_AFTER_SECONDS: u32 = 1;
 
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
 impl Delivery {
     /// Serves HTTP on a listener, or HTTPS if there is an acceptor, until shutdown.
     pub fn serve(&self, listener: TcpListener, tls: Option<TlsAcceptor>) {
@@ -65,13 +68,12 @@ impl Delivery {
             let bodies = Arc::new(Bodies::default());
             let guarded = RateGuard::new(socket, rate, Arc::clone(&bodies), delivery.inner.metrics.clone());
             let served = catch_panic(async {
-                match tls {
-                    None => delivery.serve_connection(guarded, bodies).await,
-                    Some(acceptor) => {
-                        if let Ok(Ok(stream)) = tokio::time::timeout(TLS_TIMEOUT, acceptor.accept(guarded)).await {
-                            delivery.serve_connection(stream, bodies).await;
-                        }
-                    }
+                let serving = match tls {
+                    None => Some(delivery.serve_connection(guarded, bodies)),
+                    Some(acceptor) => delivery.accept_tls(acceptor, guarded, bodies).await,
+                };
+                if let Some(serving) = serving {
+                    serving.await;
                 }
             });
             if served.await.is_err() {
@@ -81,12 +83,26 @@ impl Delivery {
         });
     }
 
-    async fn serve_connection(
+    /// Boxed, so that what a handshake needs is held for its time only.
+    fn accept_tls(
+        &self,
+        acceptor: TlsAcceptor,
+        socket: RateGuard<TcpStream>,
+        bodies: Arc<Bodies>,
+    ) -> Boxed<Option<Boxed<()>>> {
+        let delivery = self.clone();
+        Box::pin(async move {
+            let accepted = tokio::time::timeout(TLS_TIMEOUT, acceptor.accept(socket)).await;
+            accepted.ok()?.ok().map(|stream| delivery.serve_connection(stream, bodies))
+        })
+    }
+
+    /// No `async fn`: such a future would hold the socket and the connection once for every place they are moved to.
+    fn serve_connection(
         &self,
         socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         bodies: Arc<Bodies>,
-    ) {
-        let inner = &self.inner;
+    ) -> Boxed<()> {
         let (delivery, watched) = (self.clone(), Arc::clone(&bodies));
         let service = service_fn(move |request| {
             let (delivery, watched) = (delivery.clone(), Arc::clone(&watched));
@@ -104,28 +120,31 @@ impl Delivery {
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX))
             .keep_alive_interval(Duration::from_secs(20));
-        let connection = builder.serve_connection(TokioIo::new(FirstBytes::new(socket)), service);
-        let mut connection = std::pin::pin!(connection);
-        let mut looks = tokio::time::interval(OVERDUE_INTERVAL);
-        let mut stopping = false;
-        loop {
-            tokio::select! {
-                ended = connection.as_mut() => {
-                    if let Err(error) = ended {
-                        debug!(%error, "connection ended");
+        let connection = builder.serve_connection(TokioIo::new(FirstBytes::new(socket)), service).into_owned();
+        let mut connection = Box::pin(connection);
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move {
+            let mut looks = tokio::time::interval(OVERDUE_INTERVAL);
+            let mut stopping = false;
+            loop {
+                tokio::select! {
+                    ended = connection.as_mut() => {
+                        if let Err(error) = ended {
+                            debug!(%error, "connection ended");
+                        }
+                        return;
                     }
-                    return;
+                    () = inner.shutdown.cancelled(), if !stopping => {
+                        stopping = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    _ = looks.tick() => if bodies.is_overdue(inner.config.read_rate_min_bytes_per_second) {
+                        inner.metrics.http_slow_readers.inc();
+                        return;
+                    },
                 }
-                () = inner.shutdown.cancelled(), if !stopping => {
-                    stopping = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                _ = looks.tick() => if bodies.is_overdue(inner.config.read_rate_min_bytes_per_second) {
-                    inner.metrics.http_slow_readers.inc();
-                    return;
-                },
             }
-        }
+        })
     }
 
     async fn respond(&self, request: Request<Incoming>) -> Response<Slices> {

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, info, info_span};
 
-pub use crate::srt::{Direction, SrtCall, SrtSettings};
+pub use crate::srt::{Direction, LINKS_MAX as SRT_LINKS_MAX, SrtCall, SrtLink, SrtSettings};
 pub use crate::udp::UdpStream;
 
 /// Time for a TLS handshake.

@@ -14,16 +14,31 @@ use tracing::{debug, info, warn};
 
 use crate::count_repairs;
 
+/// A source that is so far ahead of its clock is closed: its socket cannot be left unread like that of TCP.
+pub(crate) const AHEAD_MAX: Duration = Duration::from_secs(5);
+pub(crate) const TOO_FAST: &str = "the media's timestamps run ahead of real time: send in real time (ffmpeg: -re)";
+
 /// A transport stream that feeds a leg.
 pub(crate) struct TsSource {
     leg: Leg,
     demuxer: Demuxer,
-    video: Option<(u16, VideoCodec)>,
+    video: Option<VideoTrack>,
     audio: Option<AudioTrack>,
     problems: Vec<Advice>,
     health: Health,
     repairs: Repairs,
 }
+
+struct VideoTrack {
+    pid: u16,
+    codec: VideoCodec,
+    /// Decode time of the last packet, and how many access units it had.
+    last: Option<(i64, i64)>,
+}
+
+/// 90 kHz: distance of pictures where nothing tells it, and the largest that is believed.
+const USUAL_STEP_TICKS: i64 = 3003;
+const MAX_STEP_TICKS: i64 = 90_000;
 
 struct AudioTrack {
     pid: u16,
@@ -60,6 +75,11 @@ impl TsSource {
     /// How far the source is ahead of real time.
     pub(crate) fn ahead(&self) -> Duration {
         self.leg.ahead()
+    }
+
+    /// Why the leg is to end, where somebody wants it to.
+    pub(crate) fn is_kicked(&self) -> Option<String> {
+        self.leg.kicked().borrow().clone()
     }
 
     /// Ends the leg.
@@ -137,13 +157,14 @@ impl TsSource {
                 names.join(", ")
             ));
         }
-        if self.video != video {
-            self.video = video;
+        if self.video.as_ref().map(|track| (track.pid, track.codec)) != video {
+            self.video = video.map(|(pid, codec)| VideoTrack { pid, codec, last: None });
             if let Some((_, codec)) = video {
                 self.leg.video_in_band(codec);
             }
         }
-        if self.audio.as_ref().map(|track| track.pid) != audio.as_ref().map(|track| track.pid) {
+        let same = |track: &AudioTrack| (track.pid, std::mem::discriminant(&track.reader));
+        if self.audio.as_ref().map(same) != audio.as_ref().map(same) {
             self.audio = audio;
         }
         self.leg.announce(
@@ -154,19 +175,31 @@ impl TsSource {
     }
 
     fn on_unit(&mut self, at: Arrival, unit: &PesUnit) {
-        if self.video.is_some_and(|(pid, _)| pid == unit.pid) {
+        if self.video.as_ref().is_some_and(|track| track.pid == unit.pid) {
             if unit.is_damaged {
                 // Half a picture ends some decoders; a missing one is a moment of smear.
                 return self.leg.count_damaged();
             }
-            let Some(dts) = unit.dts else { return };
-            let offset = unit.pts.map_or(0, |pts| pts - dts);
-            let data = annexb::to_lengths(&unit.payload);
-            self.leg.video_unit(at, nanos(dts), nanos(offset), unit.is_random_access, &data);
-            return;
+            return self.on_video(at, unit);
         }
         if self.audio.as_ref().is_some_and(|track| track.pid == unit.pid) {
             self.on_audio(at, unit);
+        }
+    }
+
+    /// Several access units in one packet have the time of the first, and lie apart like those before.
+    fn on_video(&mut self, at: Arrival, unit: &PesUnit) {
+        let (Some(dts), Some(track)) = (unit.dts, &mut self.video) else { return };
+        let offset = nanos(unit.pts.map_or(0, |pts| pts - dts));
+        let units = annexb::access_units(&unit.payload, track.codec);
+        let count = i64::try_from(units.len()).unwrap_or(1);
+        let step = track.last.map(|(before, count)| (dts - before) / count);
+        let step = step.filter(|step| (1..=MAX_STEP_TICKS).contains(step)).unwrap_or(USUAL_STEP_TICKS);
+        track.last = Some((dts, count));
+        for (index, payload) in (0..).zip(units) {
+            let is_random_access = unit.is_random_access && index == 0;
+            let data = annexb::to_lengths(&payload);
+            self.leg.video_unit(at, nanos(dts + index * step), offset, is_random_access, &data);
         }
     }
 
@@ -201,9 +234,9 @@ impl TsSource {
     }
 
     /// Hands on what the network did.
-    pub(crate) fn report(&mut self, transport: Transport) {
+    pub(crate) fn report(&mut self, transport: Transport, links: Vec<hub::Link>) {
         let continuity_errors = self.demuxer.health().continuity_count_error;
-        self.leg.report(Transport { continuity_errors, ..transport }, self.problems.clone());
+        self.leg.report(Transport { continuity_errors, ..transport }, links, self.problems.clone());
     }
 
     /// Adds what was repaired and what was wrong since the last time to the metrics.
@@ -350,7 +383,10 @@ impl TsSink {
             Some(kinds.len() - 1)
         });
         self.waits_for_video = self.streams.first().is_some_and(Option::is_some);
-        self.muxer = (!kinds.is_empty()).then(|| Muxer::new(&kinds));
+        match &mut self.muxer {
+            Some(muxer) if !kinds.is_empty() => muxer.set_streams(&kinds),
+            muxer => *muxer = (!kinds.is_empty()).then(|| Muxer::new(&kinds)),
+        }
     }
 }
 

@@ -10,7 +10,8 @@ use telemetry::{CloseReason, Protocol};
 use tokio::net::UdpSocket;
 use tracing::{Instrument as _, info, info_span, warn};
 
-use crate::ts::{TsSink, TsSource};
+use crate::srt::grow_buffers;
+use crate::ts::{AHEAD_MAX, TOO_FAST, TsSink, TsSource};
 use crate::{Gateway, arrival};
 
 /// Largest datagram that is taken.
@@ -53,6 +54,7 @@ impl Gateway {
             IpAddr::V6(group) if group.is_multicast() => socket.join_multicast_v6(&group, 0)?,
             _ => {}
         }
+        grow_buffers(&socket);
         let address = socket.local_addr()?;
         let gateway = self.clone();
         let span = info_span!("session", stream = %input.stream, protocol = "udp");
@@ -84,13 +86,19 @@ impl Gateway {
                     None => continue,
                 },
             };
-            if let Err(text) = open.push(arrival(), payload) {
+            let wrong = match (open.push(arrival(), payload), open.is_kicked()) {
+                (Err(text), _) => Some((text, CloseReason::protocol_error)),
+                (Ok(()), Some(text)) => Some((text, CloseReason::kicked)),
+                (Ok(()), None) if open.ahead() > AHEAD_MAX => Some((TOO_FAST.into(), CloseReason::protocol_error)),
+                (Ok(()), None) => None,
+            };
+            if let Some((text, reason)) = wrong {
                 warn!(reason = text, "session closed by the server");
-                self.end_udp(source.take(), CloseReason::protocol_error);
+                self.end_udp(source.take(), reason);
                 tokio::time::sleep(REPORT_INTERVAL).await;
             } else if now >= *report_at {
                 *report_at = now + REPORT_INTERVAL;
-                open.report(Transport::default());
+                open.report(Transport::default(), Vec::new());
                 open.count(&self.metrics);
             }
         }

@@ -58,6 +58,15 @@ pub struct Transport {
     pub continuity_errors: u64,
 }
 
+/// One of several ways over which a leg comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its other end.
+    pub peer: String,
+    /// What the network did to it.
+    pub transport: Transport,
+}
+
 /// Where a stream stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamState {
@@ -100,6 +109,8 @@ pub struct StreamStatus {
     pub advice: Vec<Advice>,
     /// What the network did, where the protocol tells.
     pub transport: Option<Transport>,
+    /// The ways over which the leg comes, where its protocol knows several.
+    pub links: Vec<Link>,
     /// Repairs of the leg's timeline.
     pub repairs: Repairs,
     /// Counters of the program.
@@ -134,6 +145,7 @@ struct LegRecord {
     observed: Observed,
     repairs: Repairs,
     transport: Option<Transport>,
+    links: Vec<Link>,
     problems: Vec<Advice>,
     /// Ends the session, with a reason.
     kick: watch::Sender<Option<String>>,
@@ -208,6 +220,7 @@ impl Stream {
             state: shared.state,
             advice,
             transport: shared.leg.as_ref().and_then(|leg| leg.transport),
+            links: shared.leg.as_ref().map(|leg| leg.links.clone()).unwrap_or_default(),
             tracks,
             publisher,
             observed,
@@ -269,6 +282,7 @@ impl Stream {
             observed,
             repairs,
             transport: None,
+            links: Vec::new(),
             problems: Vec::new(),
             kick,
         });
@@ -524,10 +538,10 @@ impl Leg {
     }
 
     /// What the network did, and what cannot be carried of what the encoder sends; for people.
-    pub fn report(&self, transport: Transport, problems: Vec<Advice>) {
+    pub fn report(&self, transport: Transport, links: Vec<Link>, problems: Vec<Advice>) {
         let mut shared = self.stream.shared.lock();
         if let Some(leg) = shared.leg.as_mut().filter(|leg| leg.id == self.id) {
-            (leg.transport, leg.problems) = (Some(transport), problems);
+            (leg.transport, leg.links, leg.problems) = (Some(transport), links, problems);
         }
     }
 

@@ -4,12 +4,12 @@
 //! environment variables win over the file.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use delivery::DeliveryConfig;
-use gateway::{Direction, SrtCall, SrtSettings, UdpStream};
+use gateway::{Direction, SRT_LINKS_MAX, SrtCall, SrtLink, SrtSettings, UdpStream};
 use hls::PackagerConfig;
 use hub::HubConfig;
 use listen::ConnectionLimits;
@@ -269,7 +269,14 @@ pub struct SrtCallTable {
     /// The stream here.
     pub stream: String,
     /// `host:port` of the other server.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub server: String,
+    /// In place of `server`: several ways that carry the same, `{ server = "host:port", from = "ADDRESS", weight = 1 }`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<SrtLinkTable>,
+    /// What several links do: `broadcast` (all carry everything; the default) or `backup` (the heaviest that works does).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupMode>,
     /// What is asked for there; `env:` and `file:` as above.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream_id: Option<String>,
@@ -282,6 +289,58 @@ pub struct SrtCallTable {
     /// Time that lost packets have to come again. Default: that of `[srt]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<u64>,
+}
+
+/// What several links do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupMode {
+    /// All carry everything.
+    Broadcast,
+    /// The heaviest that works carries everything.
+    Backup,
+}
+
+/// One of several ways to another server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SrtLinkTable {
+    /// `host:port` of the other server.
+    pub server: String,
+    /// The address of this machine that it leaves from. Default: the system's choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<IpAddr>,
+    /// Of main and backup, the heavier is preferred.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub weight: u16,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(weight: &u16) -> bool {
+    *weight == 0
+}
+
+impl SrtCallTable {
+    fn links(&self) -> Result<Vec<SrtLink>, String> {
+        let alone = SrtLinkTable { server: self.server.clone(), ..SrtLinkTable::default() };
+        let links = match (self.server.is_empty(), self.links.is_empty()) {
+            (false, true) => std::slice::from_ref(&alone),
+            (true, false) => &self.links,
+            (false, false) => return Err("there is server and links: write one of them".into()),
+            (true, true) => return Err("the server is missing: write server = \"host:port\"".into()),
+        };
+        if links.len() > SRT_LINKS_MAX {
+            return Err(format!("there are {} links: at most {SRT_LINKS_MAX} go", links.len()));
+        }
+        let link = |link: &SrtLinkTable| {
+            let has_port = link.server.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+            if !has_port {
+                return Err(format!("server is '{}': write host:port", link.server));
+            }
+            Ok(SrtLink { server: link.server.clone(), from: link.from, weight: link.weight })
+        };
+        links.iter().map(link).collect()
+    }
 }
 
 impl Default for SrtTable {
@@ -373,16 +432,16 @@ impl SrtTable {
         let mut calls = Vec::new();
         for (key, direction, call) in pull.chain(push) {
             let wrong = |error: String| ConfigError::Secret { key, error };
-            let has_port = call.server.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-            if !has_port {
-                return Err(wrong(format!("server is '{}': write host:port", call.server)));
-            }
             let bits = usize::try_from(range(key, call.key_bits.unwrap_or(128), 128, 256)?).unwrap_or(0);
             let latency_ms = range(key, call.latency_ms.unwrap_or(self.latency_ms), 20, 8000)?;
             calls.push(SrtCall {
                 direction,
                 stream: call.stream.parse().map_err(|error: media::InvalidName| wrong(error.to_string()))?,
-                server: call.server.clone(),
+                links: call.links().map_err(wrong)?,
+                group: match call.group.unwrap_or(GroupMode::Broadcast) {
+                    GroupMode::Broadcast => srt::GroupKind::Broadcast,
+                    GroupMode::Backup => srt::GroupKind::Backup,
+                },
                 stream_id: call.stream_id.as_deref().map(|text| secret(key, text)).transpose()?,
                 passphrase: call.passphrase.as_deref().map(|text| passphrase(key, text)).transpose()?,
                 key_length: srt::KeyLength::from_bytes(bits / 8)

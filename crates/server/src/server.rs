@@ -170,21 +170,10 @@ async fn bind(name: &str, listen: Listen) -> anyhow::Result<Option<TcpListener>>
     listener.map(Some).with_context(|| format!("cannot listen on {address} for {name}"))
 }
 
-/// What the kernel may hold for a socket: a keyframe of each of some hundred streams.
-const DATAGRAM_BUFFER_BYTES: usize = 8 << 20;
-
 async fn bind_datagrams(name: &str, listen: Listen) -> anyhow::Result<Option<UdpSocket>> {
-    use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
-    use rustix::net::sockopt::{set_socket_send_buffer_size, set_socket_send_buffer_size_force};
     let Listen::At(address) = listen else { return Ok(None) };
     let socket = UdpSocket::bind(address).await;
-    let socket = socket.with_context(|| format!("cannot listen on {address} (UDP) for {name}"))?;
-    // Beyond its limit the kernel lets only root go; what it gives is good enough for few streams.
-    let _ = set_socket_recv_buffer_size_force(&socket, DATAGRAM_BUFFER_BYTES)
-        .or_else(|_| set_socket_recv_buffer_size(&socket, DATAGRAM_BUFFER_BYTES));
-    let _ = set_socket_send_buffer_size_force(&socket, DATAGRAM_BUFFER_BYTES)
-        .or_else(|_| set_socket_send_buffer_size(&socket, DATAGRAM_BUFFER_BYTES));
-    Ok(Some(socket))
+    socket.map(Some).with_context(|| format!("cannot listen on {address} (UDP) for {name}"))
 }
 
 /// Where the server listens.
@@ -259,7 +248,7 @@ impl Server {
             gateway.serve_rtmp(listener, None);
         }
         if let Some(socket) = srt {
-            gateway.serve_srt(socket, config.srt_settings);
+            gateway.serve_srt(socket, config.srt_settings).context("cannot serve SRT")?;
         }
         start_configured(&gateway, config.udp, config.srt_calls).await?;
         if let Some(certificate) = certificate {

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::RejectCode;
-use crate::connection::{Agreed, Connection, Settings, timestamp};
+use crate::connection::{Agreed, Connection, LATENCY_MAX, Settings, timestamp};
 use crate::crypto::Keys;
-use crate::handshake::{Abilities, Handshake, Kind, MAGIC, VERSION, flags};
+use crate::handshake::{Abilities, Handshake, Kind, MAGIC, Membership, VERSION, flags};
 use crate::packet::{self, Control, Packet, Seq};
 use crate::stream_id;
 
@@ -24,11 +24,13 @@ pub struct CallerConfig {
     pub stream_id: Option<String>,
     /// Most time until it stands. SRT-03
     pub timeout: Duration,
+    /// The group that the connection is to belong to. SRT-07
+    pub group: Option<Membership>,
 }
 
 impl Default for CallerConfig {
     fn default() -> Self {
-        Self { settings: Settings::default(), stream_id: None, timeout: Duration::from_secs(3) }
+        Self { settings: Settings::default(), stream_id: None, timeout: Duration::from_secs(3), group: None }
     }
 }
 
@@ -59,10 +61,12 @@ pub struct Caller {
     id: u32,
     seq: Seq,
     began: Instant,
+    /// Our clock's 0.
+    epoch: Instant,
     repeat_at: Instant,
     state: State,
-    /// The keys of both directions.
-    keys: Option<(Keys, Keys)>,
+    /// The keys of both directions, and the message that tells them.
+    keys: Option<(Keys, Keys, Bytes)>,
     out: VecDeque<Progress>,
 }
 
@@ -73,7 +77,7 @@ impl std::fmt::Debug for Caller {
 }
 
 impl Caller {
-    /// `id` and `initial_seq` are random; `id` is not 0.
+    /// `id` and `initial_seq` are random; `id` is not 0. The links of a group have the same `initial_seq`.
     ///
     /// # Errors
     /// In words: the stream identifier is too long, or there is no randomness.
@@ -85,8 +89,8 @@ impl Caller {
             None => None,
             Some(passphrase) => {
                 let made = Keys::generate(config.settings.key_length).and_then(|keys| {
-                    let copy = Keys::read(&keys.material(passphrase)?, passphrase).ok()?;
-                    Some((keys, copy))
+                    let (copy, material) = (keys.copy()?, keys.material(passphrase)?);
+                    Some((keys, copy, material))
                 });
                 Some(made.ok_or("there is no randomness")?)
             }
@@ -96,6 +100,7 @@ impl Caller {
             id,
             seq: Seq::new(initial_seq),
             began: now,
+            epoch: now,
             repeat_at: now,
             state: State::Induction,
             keys,
@@ -103,6 +108,13 @@ impl Caller {
         };
         caller.handle_timeout(now);
         Ok(caller)
+    }
+
+    /// For a link of a group, whose links have one clock: since when it runs.
+    #[must_use]
+    pub fn with_epoch(mut self, epoch: Instant) -> Self {
+        self.epoch = epoch;
+        self
     }
 
     /// The number that the listener puts on its packets.
@@ -128,7 +140,7 @@ impl Caller {
             State::Conclusion(handshake) => (**handshake).clone(),
             State::Done => return,
         };
-        self.out.push_back(Progress::Send(packet::handshake(&handshake.write(), timestamp(self.began, now), 0)));
+        self.out.push_back(Progress::Send(packet::handshake(&handshake.write(), timestamp(self.epoch, now), 0)));
     }
 
     fn finish(&mut self, how: Progress) {
@@ -162,12 +174,12 @@ impl Caller {
         let latency = u16::try_from(self.config.settings.latency.as_millis()).unwrap_or(u16::MAX);
         let request =
             Abilities { version: VERSION, flags: flags::LIVE, receiver_latency: latency, sender_latency: latency };
-        let material = self.config.settings.passphrase.as_ref().zip(self.keys.as_ref());
         Handshake {
             cookie,
             request: Some(request),
-            key_length: self.keys.as_ref().map(|(keys, _)| keys.length()),
-            key_request: material.and_then(|(passphrase, (keys, _))| keys.material(passphrase)),
+            key_length: self.keys.as_ref().map(|(keys, ..)| keys.length()),
+            key_request: self.keys.as_ref().map(|(.., material)| material.clone()),
+            group: self.config.group,
             stream_id: self.config.stream_id.clone(),
             ..Handshake::new(Kind::Conclusion, self.id, self.seq)
         }
@@ -182,19 +194,23 @@ impl Caller {
         if has_key != self.keys.is_some() {
             return self.finish(Progress::Refused(RejectCode::BAD_SECRET));
         }
-        let (send_keys, receive_keys) = self.keys.take().unzip();
+        if self.config.group.is_some() && answer.group.is_none() {
+            return self.finish(Progress::Failed("the server knows no groups"));
+        }
+        let (send_keys, receive_keys) = self.keys.take().map(|(send, receive, _)| (send, receive)).unzip();
         let wish = self.config.settings.latency;
         let agreed = Agreed {
             own_id: self.id,
             peer_id: answer.socket_id,
             first_seq: self.seq,
-            receive_latency: wish.max(Duration::from_millis(response.sender_latency.into())),
-            send_latency: wish.max(Duration::from_millis(response.receiver_latency.into())),
+            receive_latency: wish.max(Duration::from_millis(response.sender_latency.into())).min(LATENCY_MAX),
+            send_latency: wish.max(Duration::from_millis(response.receiver_latency.into())).min(LATENCY_MAX),
             timestamp,
             send_keys,
             receive_keys,
             answer: None,
-            epoch: self.began,
+            epoch: self.epoch,
+            peer_group: answer.group.map(|group| group.id),
         };
         let connection = Connection::new(now, self.config.settings.clone(), agreed);
         self.finish(Progress::Connected(Box::new(connection)));

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::crypto::{KeyLength, Keys, Passphrase};
 use crate::packet::{self, Control, Data, HEADER_BYTES, Packet, Seq};
-use crate::receive::{ACK_INTERVAL, Delivered, Receiver};
+use crate::receive::{ACK_INTERVAL, Delivered, Receiver, WINDOW_PACKETS};
 use crate::send::Sender;
 
 /// Largest payload: seven packets of a transport stream fit.
@@ -40,7 +40,14 @@ pub struct Settings {
     pub overhead_percent: u8,
     /// Packets until the media's key is changed.
     pub refresh_packets: u64,
+    /// Packets of the peer that are held at most. Where nothing is expected from it, few are enough.
+    pub window_packets: u64,
 }
+
+/// No peer makes this end hold media for longer: its wishes are heard up to here.
+pub(crate) const LATENCY_MAX: Duration = Duration::from_secs(8);
+/// See [`LATENCY_MAX`].
+pub(crate) const LATENCY_MAX_MS: u16 = 8000;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -50,6 +57,7 @@ impl Default for Settings {
             key_length: KeyLength::Aes128,
             overhead_percent: 25,
             refresh_packets: REFRESH_PACKETS,
+            window_packets: WINDOW_PACKETS,
         }
     }
 }
@@ -134,6 +142,32 @@ pub struct Stats {
     pub malformed: u64,
 }
 
+impl Stats {
+    /// Adds the counts of another connection; times stay.
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (count, more) in [
+            (&mut self.received_packets, other.received_packets),
+            (&mut self.received_bytes, other.received_bytes),
+            (&mut self.lost, other.lost),
+            (&mut self.received_retransmitted, other.received_retransmitted),
+            (&mut self.belated, other.belated),
+            (&mut self.duplicate, other.duplicate),
+            (&mut self.dropped, other.dropped),
+            (&mut self.undecryptable, other.undecryptable),
+            (&mut self.receive_bytes_per_second, other.receive_bytes_per_second),
+            (&mut self.sent_packets, other.sent_packets),
+            (&mut self.sent_bytes, other.sent_bytes),
+            (&mut self.sent_retransmitted, other.sent_retransmitted),
+            (&mut self.sent_lost, other.sent_lost),
+            (&mut self.sent_dropped, other.sent_dropped),
+            (&mut self.malformed, other.malformed),
+        ] {
+            *count += more;
+        }
+        self.send_buffer_packets += other.send_buffer_packets;
+    }
+}
+
 /// What the handshake agreed on.
 pub(crate) struct Agreed {
     pub(crate) own_id: u32,
@@ -145,10 +179,12 @@ pub(crate) struct Agreed {
     pub(crate) timestamp: u32,
     pub(crate) send_keys: Option<Keys>,
     pub(crate) receive_keys: Option<Keys>,
-    /// Sent again when the peer repeats its handshake.
+    /// The answer's body, sent again when the peer repeats its handshake.
     pub(crate) answer: Option<Bytes>,
     /// Our clock's 0.
     pub(crate) epoch: Instant,
+    /// The peer's number of the group that this belongs to.
+    pub(crate) peer_group: Option<u32>,
 }
 
 /// The key that packets are encrypted with now, and the next.
@@ -164,10 +200,11 @@ struct SendKeys {
 pub struct Connection {
     own_id: u32,
     peer_id: u32,
+    peer_group: Option<u32>,
     epoch: Instant,
     settings: Settings,
-    receiver: Receiver,
-    sender: Sender,
+    pub(crate) receiver: Receiver,
+    pub(crate) sender: Sender,
     send_keys: Option<SendKeys>,
     receive_keys: Option<Keys>,
     latency: Duration,
@@ -197,15 +234,14 @@ pub(crate) fn timestamp(epoch: Instant, now: Instant) -> u32 {
 
 impl Connection {
     pub(crate) fn new(now: Instant, settings: Settings, agreed: Agreed) -> Self {
-        let elapsed = Duration::from_micros(agreed.timestamp.into());
-        // The peer may have been up for longer than our clock reaches back: then its stamps just count from later.
-        let base = now.checked_sub(elapsed).unwrap_or(now);
-        let send_keys = agreed.send_keys.map(|keys| SendKeys { keys, flag: 1, used: 0, announcement: None });
+        let send_keys = agreed.send_keys.map(|keys| SendKeys { flag: keys.flag(), keys, used: 0, announcement: None });
+        let (receive_latency, window) = (agreed.receive_latency, settings.window_packets.clamp(1, WINDOW_PACKETS));
         Self {
             own_id: agreed.own_id,
             peer_id: agreed.peer_id,
             epoch: agreed.epoch,
-            receiver: Receiver::new(agreed.first_seq, base, agreed.receive_latency),
+            peer_group: agreed.peer_group,
+            receiver: Receiver::new(now, agreed.first_seq, agreed.timestamp, receive_latency, window),
             sender: Sender::new(now, agreed.first_seq, agreed.send_latency, settings.overhead_percent),
             settings,
             send_keys,
@@ -232,6 +268,11 @@ impl Connection {
     /// The peer's number.
     pub fn peer_id(&self) -> u32 {
         self.peer_id
+    }
+
+    /// The peer's number of the group that it belongs to.
+    pub fn peer_group(&self) -> Option<u32> {
+        self.peer_group
     }
 
     /// Whether what goes over it is encrypted.
@@ -268,13 +309,17 @@ impl Connection {
     }
 
     /// Sends the answer to the handshake, for the first time or again.
-    pub(crate) fn answer_handshake(&mut self) {
-        self.out.extend(self.answer.clone());
+    pub(crate) fn answer_handshake(&mut self, now: Instant) {
+        if let Some(answer) = &self.answer {
+            // Stamped anew: from the stamp the peer takes what our clock shows.
+            let now = self.timestamp(now);
+            self.out.push_back(packet::handshake(answer, now, self.peer_id));
+        }
     }
 
     /// The peer repeats its request to the listener: the answer got lost.
-    pub fn handle_repeated_request(&mut self) {
-        self.answer_handshake();
+    pub fn handle_repeated_request(&mut self, now: Instant) {
+        self.answer_handshake(now);
     }
 
     /// Takes a datagram that names this connection.
@@ -321,14 +366,18 @@ impl Connection {
     fn on_control(&mut self, now: Instant, body: Control<'_>, stamp: u32) {
         let own = self.timestamp(now);
         match body {
-            Control::Handshake(_) => self.answer_handshake(), // it got lost
+            Control::Handshake(_) => self.answer_handshake(now), // it got lost
             Control::Ack(ack) => {
                 self.sender.on_ack(now, &ack);
                 if ack.rtt_micros.is_some() {
                     self.out.push_back(packet::ack_ack(ack.number, own, self.peer_id));
                 }
             }
-            Control::Nak(ranges) => self.sender.on_nak(now, &ranges),
+            Control::Nak(ranges) => {
+                if let Some((message, first, last)) = self.sender.on_nak(now, &ranges) {
+                    self.out.push_back(packet::drop_request(message, first, last, own, self.peer_id));
+                }
+            }
             Control::AckAck(number) => self.receiver.on_ack_ack(now, number, stamp),
             Control::DropRequest(first, last) => self.receiver.on_drop_request(first, last),
             Control::Shutdown => self.closed = Some(CloseReason::Peer),
@@ -340,6 +389,7 @@ impl Connection {
                     keys.announcement = None;
                 }
             }
+            Control::KeepAlive if self.peer_group.is_some() => self.receiver.pause(),
             Control::KeepAlive | Control::Other => {}
         }
     }
@@ -359,11 +409,37 @@ impl Connection {
 
     /// Sends a payload of at most 1,456 bytes; `false` where too much waits to be acknowledged, or it is too large.
     pub fn send(&mut self, now: Instant, payload: Bytes) -> bool {
-        if self.closed.is_some() || payload.len() > PAYLOAD_BYTES_MAX || payload.is_empty() {
-            return false;
-        }
         let stamp = self.timestamp(now);
-        self.sender.push(now, stamp, payload)
+        self.is_sendable(&payload) && self.sender.push(now, now, stamp, payload)
+    }
+
+    pub(crate) fn is_sendable(&self, payload: &Bytes) -> bool {
+        self.closed.is_none() && payload.len() <= PAYLOAD_BYTES_MAX && !payload.is_empty()
+    }
+
+    /// When the peer was heard last.
+    pub(crate) fn last_heard(&self) -> Instant {
+        self.last_heard
+    }
+
+    /// When media came last; at first, when the connection was made.
+    pub fn last_data(&self) -> Instant {
+        self.receiver.last_data()
+    }
+
+    /// The latency that both ends agreed on, for what comes.
+    pub fn latency(&self) -> Duration {
+        self.latency
+    }
+
+    pub(crate) fn epoch(&self) -> Instant {
+        self.epoch
+    }
+
+    /// Joins the other connections of its group: one clock here and there, one count of packets.
+    pub(crate) fn join(&mut self, other: &Self) {
+        self.epoch = other.epoch;
+        self.receiver.join(&other.receiver);
     }
 
     /// Ends the connection; the peer is told.
@@ -373,12 +449,13 @@ impl Connection {
 
     fn end(&mut self, now: Instant, reason: CloseReason) {
         if self.closed.is_none() {
-            self.closed = Some(reason);
             self.out.push_back(packet::shutdown(self.timestamp(now), self.peer_id));
         }
+        // What a peer that has left may still have to be played, nobody here waits for.
+        self.closed = Some(reason);
     }
 
-    fn timestamp(&self, now: Instant) -> u32 {
+    pub(crate) fn timestamp(&self, now: Instant) -> u32 {
         timestamp(self.epoch, now)
     }
 
@@ -428,15 +505,8 @@ impl Connection {
 
     /// What to do next. Call it until it says [`Output::Wait`].
     pub fn poll_output(&mut self, now: Instant) -> Output {
-        if let Some(datagram) = self.out.pop_front() {
-            self.last_sent = now;
+        if let Some(datagram) = self.poll_send(now) {
             return Output::Send(datagram);
-        }
-        if self.closed.is_none()
-            && let Some(outgoing) = self.sender.poll(now)
-        {
-            self.last_sent = now;
-            return Output::Send(self.encrypt(now, &outgoing));
         }
         if let Some(delivered) = self.receiver.poll(now) {
             return Output::Event(match delivered {
@@ -444,21 +514,43 @@ impl Connection {
                 Delivered::Lost(count) => Event::Lost(count),
             });
         }
-        match self.closed {
-            // What is here is still played at its time.
-            Some(CloseReason::Peer) if !self.has_told_close && self.receiver.due().is_some() => {
-                Output::Wait(self.receiver.due())
-            }
-            Some(reason) if !self.has_told_close => {
-                self.has_told_close = true;
-                Output::Event(Event::Closed(reason))
-            }
-            Some(_) => Output::Wait(None),
-            None => Output::Wait(Some(self.deadline())),
+        match self.poll_closed() {
+            Some(reason) => Output::Event(Event::Closed(reason)),
+            None => Output::Wait(self.deadline()),
         }
     }
 
-    fn deadline(&self) -> Instant {
+    /// The next datagram for the peer.
+    pub(crate) fn poll_send(&mut self, now: Instant) -> Option<Bytes> {
+        let datagram = match self.out.pop_front() {
+            Some(datagram) => datagram,
+            None if self.closed.is_some() => return None,
+            None => {
+                let outgoing = self.sender.poll(now)?;
+                self.encrypt(now, &outgoing)
+            }
+        };
+        self.last_sent = now;
+        Some(datagram)
+    }
+
+    /// Says once why it ended, and only when what the peer sent before is played.
+    pub(crate) fn poll_closed(&mut self) -> Option<CloseReason> {
+        let reason = self.closed?;
+        let is_played = reason != CloseReason::Peer || self.receiver.due().is_none();
+        (is_played && !std::mem::replace(&mut self.has_told_close, true)).then_some(reason)
+    }
+
+    /// When it has to be looked after; `None`: it is over.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self.closed {
+            None => Some(self.running_deadline()),
+            Some(CloseReason::Peer) if !self.has_told_close => self.receiver.due(),
+            Some(_) => None,
+        }
+    }
+
+    fn running_deadline(&self) -> Instant {
         let announcement = self.send_keys.as_ref().and_then(|keys| keys.announcement.as_ref()).map(|(_, at)| *at);
         let is_receiving = self.receiver.counts.packets > 0;
         let always = (self.last_heard + IDLE_MAX).min(self.last_sent + KEEP_ALIVE_INTERVAL);

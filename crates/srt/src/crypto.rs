@@ -209,6 +209,18 @@ impl Keys {
         Ok(keys)
     }
 
+    /// The same keys again, for the other direction.
+    pub(crate) fn copy(&self) -> Option<Self> {
+        let copied = |key: &Option<MediaKey>| key.as_ref().map(|key| media_key(self.length, &key.bytes).ok_or(()));
+        let [even, odd] = [0, 1].map(|parity| self.by_parity.get(parity).and_then(copied).transpose());
+        Some(Self { salt: self.salt, length: self.length, by_parity: [even.ok()?, odd.ok()?] })
+    }
+
+    /// The flag of a key that is there.
+    pub(crate) fn flag(&self) -> u8 {
+        if self.by_parity.first().is_some_and(Option::is_some) { 1 } else { 2 }
+    }
+
     /// Takes over the keys of a later message; those it does not carry stay.
     pub(crate) fn take_over(&mut self, newer: Self) {
         if newer.salt != self.salt || newer.length != self.length {

@@ -70,12 +70,13 @@ pub(crate) struct Abilities {
     pub(crate) sender_latency: u16,
 }
 
-/// A group of connections that carry the same. spec: draft-sharabayko-srt-01 §3.2.1.3.1, SRT-07
+/// That a connection is one of a group which carries the same. SRT-07
+/// spec: draft-sharabayko-srt-01 §3.2.1.3.1
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// Identifies the group among those of the peer.
+pub struct Membership {
+    /// Identifies the group among those of the peer; has bit 30 set.
     pub id: u32,
-    /// 1: broadcast, 2: main and backup.
+    /// 1: broadcast, 2: main and backup; see [`crate::GroupKind`].
     pub kind: u8,
     /// Higher is preferred.
     pub weight: u16,
@@ -104,7 +105,7 @@ pub(crate) struct Handshake {
     pub(crate) has_filter: bool,
     /// Another congestion control than that for live streams was asked for.
     pub(crate) is_not_live: bool,
-    pub(crate) group: Option<Group>,
+    pub(crate) group: Option<Membership>,
 }
 
 impl Handshake {
@@ -246,9 +247,9 @@ fn parse_abilities(content: &[u8]) -> Result<Abilities, Error> {
     Ok(Abilities { version, flags, receiver_latency: half(latencies >> 16), sender_latency: half(latencies) })
 }
 
-fn parse_group(content: &[u8]) -> Option<Group> {
+fn parse_group(content: &[u8]) -> Option<Membership> {
     let (id, rest) = (word(content, 0)?, word(content, 4)?);
-    Some(Group { id, kind: u8::try_from(rest >> 24).ok()?, weight: u16::try_from(rest & 0xffff).ok()? })
+    Some(Membership { id, kind: u8::try_from(rest >> 24).ok()?, weight: u16::try_from(rest & 0xffff).ok()? })
 }
 
 #[cfg(test)]
@@ -263,7 +264,7 @@ mod tests {
             request: Some(abilities),
             key_request: Some(Bytes::from_static(b"12345678")),
             stream_id: Some("#!::r=live/show".into()),
-            group: Some(Group { id: 7, kind: 1, weight: 3 }),
+            group: Some(Membership { id: 7, kind: 1, weight: 3 }),
             cookie: 9,
             ..Handshake::new(Kind::Conclusion, 77, Seq::new(5))
         }

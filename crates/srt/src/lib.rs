@@ -7,7 +7,7 @@
 //! | key wrapping | RFC 3394 |
 //!
 //! A [`Listener`] keeps no state for a peer before its cookie has come back; what it lets in becomes a [`Connection`].
-//! A [`Caller`] becomes one too.
+//! A [`Caller`] becomes one too. A [`Group`] is one or several of them that carry the same.
 //!
 //! Invariants: no I/O, no clock, no task; a peer's bytes lead to a counter or to `Err`, never to a panic; what a peer can
 //! fill has a limit with a name; what is sent before a cookie has come back is no longer than what came.
@@ -16,6 +16,7 @@
 mod caller;
 mod connection;
 mod crypto;
+mod group;
 mod handshake;
 mod listener;
 mod packet;
@@ -28,6 +29,8 @@ mod tests;
 pub use caller::{Caller, CallerConfig, Progress};
 pub use connection::{CloseReason, Connection, Event, Output, Settings, Stats};
 pub use crypto::{KeyLength, Passphrase, PassphraseError};
+pub use group::{GROUP_BIT, Group, GroupKind, GroupOutput};
+pub use handshake::Membership;
 pub use listener::{Incoming, Listener, Request};
 pub use packet::destination;
 pub use stream_id::{Mode, StreamId};

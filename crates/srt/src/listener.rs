@@ -7,9 +7,10 @@ use aws_lc_rs::hmac;
 use bytes::Bytes;
 
 use crate::RejectCode;
-use crate::connection::{Agreed, Connection, Settings, timestamp};
+use crate::connection::{Agreed, Connection, LATENCY_MAX_MS, Settings};
 use crate::crypto::{Keys, MaterialError};
-use crate::handshake::{Abilities, Group, Handshake, Kind, MAGIC, VERSION, VERSION_MIN, flags};
+use crate::group::{GROUP_BIT, GroupKind};
+use crate::handshake::{Abilities, Handshake, Kind, MAGIC, Membership, VERSION, VERSION_MIN, flags};
 use crate::packet::{self, Control, Packet, word};
 
 /// A cookie is good for so long, and once more.
@@ -100,7 +101,8 @@ impl Request {
         if handshake.has_filter {
             return refused(RejectCode::FILTER);
         }
-        if handshake.group.is_some() {
+        let is_group = |group: Membership| group.id & GROUP_BIT != 0 && GroupKind::from_wire(group.kind).is_some();
+        if handshake.group.is_some_and(|group| !is_group(group)) {
             return refused(RejectCode::GROUP);
         }
         let is_live = abilities.flags & flags::TSBPD_SENDER != 0 && abilities.flags & flags::STREAM == 0;
@@ -125,8 +127,8 @@ impl Request {
         self.handshake.key_request.is_some()
     }
 
-    /// The group it belongs to.
-    pub fn group(&self) -> Option<Group> {
+    /// The group that it wants to belong to.
+    pub fn group(&self) -> Option<Membership> {
         self.handshake.group
     }
 
@@ -141,30 +143,39 @@ impl Request {
         refusal(&self.handshake, code)
     }
 
-    /// Says yes: the connection's first output is the answer. `id` is not 0 and not in use.
+    /// Says yes: the connection's first output is the answer. `id` is not 0 and not in use; `group` is our number of the
+    /// peer's group, if it wants one.
     ///
     /// # Errors
-    /// The peer is refused, because encryption or its passphrase does not fit; the answer says so.
-    pub fn accept(self, now: Instant, id: u32, settings: Settings) -> Result<Connection, (RejectCode, Bytes)> {
+    /// The peer is refused, because encryption, its passphrase or its group does not fit; the answer says so.
+    pub fn accept(
+        self,
+        now: Instant,
+        id: u32,
+        group: Option<u32>,
+        settings: Settings,
+    ) -> Result<Connection, (RejectCode, Bytes)> {
         let refused = |code| (code, refusal(&self.handshake, code));
         let keys = match (&settings.passphrase, &self.handshake.key_request) {
             (None, None) => None,
             (Some(passphrase), Some(material)) => {
-                let read = || {
-                    Keys::read(material, passphrase).map_err(|error| match error {
-                        MaterialError::WrongPassphrase => refused(RejectCode::BAD_SECRET),
-                        MaterialError::Invalid => refused(RejectCode::ROGUE),
-                    })
-                };
-                Some((read()?, read()?))
+                let keys = Keys::read(material, passphrase).map_err(|error| match error {
+                    MaterialError::WrongPassphrase => refused(RejectCode::BAD_SECRET),
+                    MaterialError::Invalid => refused(RejectCode::ROGUE),
+                })?;
+                let copy = keys.copy().ok_or_else(|| refused(RejectCode::RESOURCE))?;
+                Some((keys, copy))
             }
             (None, Some(_)) | (Some(_), None) => return Err(refused(RejectCode::UNSECURE)),
         };
+        if self.handshake.group.is_some() != group.is_some() {
+            return Err(refused(RejectCode::GROUP));
+        }
         let (receive_keys, send_keys) = keys.unzip();
         let wish = u16::try_from(settings.latency.as_millis()).unwrap_or(u16::MAX);
         // spec: draft-sharabayko-srt-01 §4.4.1: the larger wish counts
-        let receive = wish.max(self.abilities.sender_latency);
-        let send = wish.max(self.abilities.receiver_latency);
+        let receive = wish.max(self.abilities.sender_latency).min(LATENCY_MAX_MS);
+        let send = wish.max(self.abilities.receiver_latency).min(LATENCY_MAX_MS);
         let response =
             Abilities { version: VERSION, flags: flags::LIVE, receiver_latency: receive, sender_latency: send };
         let seq = self.handshake.initial_seq;
@@ -174,9 +185,9 @@ impl Request {
             key_length: receive_keys.as_ref().map(Keys::length),
             key_response: self.handshake.key_request.clone(),
             cookie: self.handshake.cookie,
+            group: self.handshake.group.zip(group).map(|(theirs, id)| Membership { id: id | GROUP_BIT, ..theirs }),
             ..Handshake::new(Kind::Conclusion, id, seq)
         };
-        let answer = packet::handshake(&answer.write(), timestamp(now, now), self.handshake.socket_id);
         let agreed = Agreed {
             own_id: id,
             peer_id: self.handshake.socket_id,
@@ -186,11 +197,12 @@ impl Request {
             timestamp: self.timestamp,
             send_keys,
             receive_keys,
-            answer: Some(answer),
+            answer: Some(answer.write()),
             epoch: now,
+            peer_group: self.handshake.group.map(|group| group.id),
         };
         let mut connection = Connection::new(now, settings, agreed);
-        connection.answer_handshake();
+        connection.answer_handshake(now);
         Ok(connection)
     }
 }

@@ -9,6 +9,10 @@ use crate::packet::{Ack, Data, Seq};
 
 /// Packets that are held at most: the window that the peer is told.
 pub(crate) const WINDOW_PACKETS: u64 = 25_600;
+/// So many packets before the first after a pause may have been overtaken by it.
+const OVERTAKEN_MAX: u64 = 128;
+/// No stamp of a peer holds a packet for longer than the latency and this.
+const HOLD_MARGIN: Duration = Duration::from_secs(1);
 /// Between two full acknowledgements. spec: draft-sharabayko-srt-01 §4.8.1
 pub(crate) const ACK_INTERVAL: Duration = Duration::from_millis(10);
 /// Packets after which a light acknowledgement is sent in between.
@@ -25,11 +29,6 @@ const DRIFT_MIN_MICROS: i64 = 5000;
 struct Slot {
     due: Instant,
     payload: Bytes,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Missing {
-    asked: Option<Instant>,
 }
 
 /// Counts of what came. spec of the names: SRT statistics
@@ -58,17 +57,42 @@ pub(crate) enum Delivered {
     Lost(u64),
 }
 
+/// When the peer's clock showed what, on ours.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    at: Instant,
+    /// The stamp at that time, counted without wrap.
+    stamp: u64,
+}
+
+impl Clock {
+    fn read(&self, stamp: u64) -> Instant {
+        let apart = Duration::from_micros(stamp.abs_diff(self.stamp));
+        if stamp >= self.stamp { self.at + apart } else { self.at.checked_sub(apart).unwrap_or(self.at) }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Receiver {
     /// The next to be delivered, counted without wrap.
     next: u64,
     slots: VecDeque<Option<Slot>>,
-    missing: BTreeMap<u64, Missing>,
+    /// The first of the slots that holds a packet.
+    first_filled: Option<u64>,
+    /// What is missing, and when it was asked for last.
+    missing: BTreeMap<u64, Instant>,
+    /// When something missing was asked for, the longest ago.
+    asked_first: Option<Instant>,
+    window: u64,
     latency: Duration,
-    /// When the peer's clock was at 0, on ours.
-    base: Instant,
+    clock: Clock,
     last_timestamp: u64,
+    /// Round trip when the clock was read first: half of what it grows since is no drift.
+    rtt_first: Option<Duration>,
     drift: Drift,
+    last_data: Instant,
+    /// The next packet may be any: before it nothing is missing.
+    may_jump: bool,
     acks: VecDeque<(u32, Instant)>,
     ack_number: u32,
     /// What was acknowledged last, and when.
@@ -153,18 +177,24 @@ impl Rate {
 }
 
 impl Receiver {
-    /// `base`: when the peer's clock was at 0.
-    pub(crate) fn new(first: Seq, base: Instant, latency: Duration) -> Self {
+    /// `timestamp`: what the peer's clock showed when it was received, at `now`; at most `window` packets are held.
+    pub(crate) fn new(now: Instant, first: Seq, timestamp: u32, latency: Duration, window: u64) -> Self {
         // Counted from the second lap, so that nothing before it is below zero.
-        let next = (1 << 31) + u64::from(first.value());
+        let (next, stamp) = ((1 << 31) + u64::from(first.value()), (1 << 32) + u64::from(timestamp));
         Self {
             next,
             slots: VecDeque::new(),
+            first_filled: None,
             missing: BTreeMap::new(),
+            asked_first: None,
+            window,
             latency,
-            base,
-            last_timestamp: 0,
+            clock: Clock { at: now, stamp },
+            last_timestamp: stamp,
+            rtt_first: None,
             drift: Drift::default(),
+            last_data: now,
+            may_jump: false,
             acks: VecDeque::new(),
             ack_number: 0,
             acked: None,
@@ -173,6 +203,65 @@ impl Receiver {
             rate: Rate::default(),
             counts: Received::default(),
         }
+    }
+
+    /// When a packet with media came last; at first, when the connection was made.
+    pub(crate) fn last_data(&self) -> Instant {
+        self.last_data
+    }
+
+    /// Joins the other receivers of its group: the same clock, numbers counted alike. What came before is no loss.
+    pub(crate) fn join(&mut self, other: &Self) {
+        (self.clock, self.last_timestamp) = (other.clock, other.last_timestamp);
+        let first = Seq::of(self.next).unwrapped(other.end()).unwrap_or(self.next);
+        // A link that takes over begins with what the others did not acknowledge, before its own first number.
+        self.next = first.min(other.next);
+        self.may_jump = true;
+    }
+
+    /// The receivers of a group have one clock.
+    pub(crate) fn follow_clock(&mut self, other: &Self) {
+        self.clock = other.clock;
+    }
+
+    /// The sender has stopped for a while: where it goes on nothing is missing.
+    pub(crate) fn pause(&mut self) {
+        self.may_jump = self.first_filled.is_none();
+    }
+
+    /// The number of the next that comes out and is due, and whether those before it are missing.
+    pub(crate) fn peek(&self, now: Instant) -> Option<u64> {
+        let first = self.first_filled?;
+        self.filled(first).is_some_and(|slot| slot.due <= now).then_some(first)
+    }
+
+    fn filled(&self, index: u64) -> Option<&Slot> {
+        let place = usize::try_from(index.checked_sub(self.next)?).ok()?;
+        self.slots.get(place).and_then(Option::as_ref)
+    }
+
+    /// The next that comes out, counted without wrap.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Takes the first that is held, and gives up what is missing before it.
+    pub(crate) fn take_first(&mut self) -> Option<Bytes> {
+        let first = self.first_filled?;
+        if first > self.next {
+            self.give_up(first - self.next);
+        }
+        let slot = self.slots.pop_front().flatten()?;
+        self.next += 1;
+        // Looked for once for each gap, not once for each packet.
+        let gap = self.slots.iter().position(Option::is_some);
+        self.first_filled = gap.map(|gap| self.next + gap as u64);
+        Some(slot.payload)
+    }
+
+    /// What is held of this number, due or not.
+    pub(crate) fn payload(&self, index: u64) -> Option<Bytes> {
+        self.filled(index).map(|slot| slot.payload.clone())
     }
 
     pub(crate) fn rtt(&self) -> Rtt {
@@ -191,10 +280,8 @@ impl Receiver {
 
     /// Media time that is held.
     pub(crate) fn held(&self) -> Duration {
-        let due = |slot: Option<&Option<Slot>>| slot.and_then(Option::as_ref).map(|slot| slot.due);
-        let first = self.slots.iter().flatten().next().map(|slot| slot.due);
-        match (first, due(self.slots.back())) {
-            (Some(first), Some(last)) => last.saturating_duration_since(first),
+        match (self.due(), self.slots.back()) {
+            (Some(first), Some(Some(last))) => last.due.saturating_duration_since(first),
             _ => Duration::ZERO,
         }
     }
@@ -212,7 +299,7 @@ impl Receiver {
             self.last_timestamp.saturating_sub(u64::from(behind.wrapping_neg()))
         };
         self.last_timestamp = self.last_timestamp.max(unwrapped);
-        self.base + Duration::from_micros(unwrapped)
+        self.clock.read(unwrapped)
     }
 
     /// Takes a packet whose payload is plain; returns the range that it showed to be missing.
@@ -222,31 +309,47 @@ impl Receiver {
         self.counts.retransmitted += u64::from(data.is_retransmitted);
         self.rate.add(now, payload.len());
         self.since_light += 1;
-        let due = self.at(data.timestamp) + self.latency;
+        self.last_data = now;
+        let due = (self.at(data.timestamp) + self.latency).min(now + self.latency + HOLD_MARGIN);
         let index = data.seq.unwrapped(self.end())?;
         if index < self.next {
             self.counts.belated += 1;
             return None;
         }
-        let end = self.end();
-        if index >= self.next + WINDOW_PACKETS {
+        // After a pause, or behind a gap that nothing ends: what is between will not come any more.
+        let is_beyond = index >= self.next + self.window;
+        let jumps = self.first_filled.is_none() && (is_beyond || std::mem::take(&mut self.may_jump));
+        if jumps {
+            self.counts.dropped += if is_beyond { index - self.next } else { 0 };
+            self.slots.clear();
+            self.missing.clear();
+            // Datagrams overtake each other: a few that were sent before may still come.
+            self.next = self.next.max(index - OVERTAKEN_MAX.min(index));
+        } else if is_beyond {
             self.counts.overflow += 1;
             return None;
         }
+        let end = self.end();
         if index >= end {
             for lost in end..index {
                 self.slots.push_back(None);
-                self.missing.insert(lost, Missing { asked: Some(now) });
+                self.missing.insert(lost, now);
             }
+            self.asked_first = self.asked_first.or((index > end).then_some(now));
             self.slots.push_back(Some(Slot { due, payload }));
+            self.first_filled = self.first_filled.or(Some(index));
+            if jumps || index == end {
+                return None;
+            }
             self.counts.lost += index - end;
-            return (index > end).then(|| (Seq::of(end), Seq::of(index - 1)));
+            return Some((Seq::of(end), Seq::of(index - 1)));
         }
         let place = usize::try_from(index - self.next).ok().and_then(|at| self.slots.get_mut(at));
         match place {
             Some(place @ None) => {
                 *place = Some(Slot { due, payload });
                 self.missing.remove(&index);
+                self.first_filled = Some(self.first_filled.map_or(index, |first| first.min(index)));
             }
             _ => self.counts.duplicate += 1,
         }
@@ -256,7 +359,7 @@ impl Receiver {
     /// What the peer will not send any more.
     pub(crate) fn on_drop_request(&mut self, first: Seq, last: Seq) {
         let (Some(first), Some(last)) = (first.unwrapped(self.end()), last.unwrapped(self.end())) else { return };
-        let last = last.min(self.next + WINDOW_PACKETS - 1);
+        let last = last.min(self.next + self.window - 1);
         while self.end() <= last {
             self.slots.push_back(None);
             self.counts.lost += 1;
@@ -267,32 +370,26 @@ impl Receiver {
         }
     }
 
-    /// The next that is due.
+    /// The next that is due. Where something is missing, once what follows is due it is too late for it.
     pub(crate) fn poll(&mut self, now: Instant) -> Option<Delivered> {
-        if let Some(Some(first)) = self.slots.front() {
-            if first.due > now {
-                return None;
-            }
-            let Some(Some(slot)) = self.slots.pop_front() else { return None };
-            self.next += 1;
-            return Some(Delivered::Payload(slot.payload));
+        let gap = self.peek(now)? - self.next;
+        if gap > 0 {
+            self.give_up(gap);
+            return Some(Delivered::Lost(gap));
         }
-        // Something is missing: once what follows is due, it is too late for it.
-        let gap = self.slots.iter().position(Option::is_some)?;
-        let is_due = self.slots.get(gap).and_then(Option::as_ref).is_some_and(|slot| slot.due <= now);
-        if !is_due {
-            return None;
-        }
-        self.slots.drain(..gap);
-        self.next += gap as u64;
+        self.take_first().map(Delivered::Payload)
+    }
+
+    fn give_up(&mut self, gap: u64) {
+        self.slots.drain(..usize::try_from(gap).unwrap_or(0).min(self.slots.len()));
+        self.next += gap;
         self.missing = self.missing.split_off(&self.next);
-        self.counts.dropped += gap as u64;
-        Some(Delivered::Lost(gap as u64))
+        self.counts.dropped += gap;
     }
 
     /// When the next is due.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.slots.iter().flatten().next().map(|slot| slot.due)
+        self.first_filled.and_then(|first| self.filled(first)).map(|slot| slot.due)
     }
 
     /// A missing packet is asked for again several times a round trip: a report may get lost as well, and a peer that has sent
@@ -304,24 +401,28 @@ impl Receiver {
 
     /// When something missing is to be asked for again.
     pub(crate) fn nak_at(&self) -> Option<Instant> {
-        let after = self.ask_again_after();
-        self.missing.values().map(|missing| missing.asked.map(|asked| asked + after)).min().flatten()
+        if self.missing.is_empty() {
+            return None;
+        }
+        self.asked_first.map(|asked| asked + self.ask_again_after())
     }
 
     /// What is missing and was not asked for lately, as ranges. spec: draft-sharabayko-srt-01 §4.8.2
     pub(crate) fn due_naks(&mut self, now: Instant) -> Vec<(Seq, Seq)> {
         let after = self.ask_again_after();
         let mut ranges: Vec<(u64, u64)> = Vec::new();
-        for (index, missing) in &mut self.missing {
-            if missing.asked.is_some_and(|asked| asked + after > now) {
-                continue;
+        let mut first = None;
+        for (index, asked) in &mut self.missing {
+            if *asked + after <= now {
+                *asked = now;
+                match ranges.last_mut() {
+                    Some((_, last)) if *last + 1 == *index => *last = *index,
+                    _ => ranges.push((*index, *index)),
+                }
             }
-            missing.asked = Some(now);
-            match ranges.last_mut() {
-                Some((_, last)) if *last + 1 == *index => *last = *index,
-                _ => ranges.push((*index, *index)),
-            }
+            first = Some(first.map_or(*asked, |first: Instant| first.min(*asked)));
         }
+        self.asked_first = first;
         ranges.into_iter().map(|(first, last)| (Seq::of(first), Seq::of(last))).collect()
     }
 
@@ -342,7 +443,7 @@ impl Receiver {
         self.acks.push_back((self.ack_number, now));
         self.since_light = 0;
         let (packets_per_second, bytes_per_second) = self.rate.last;
-        let room = WINDOW_PACKETS.saturating_sub(self.slots.len() as u64).max(2);
+        let room = self.window.saturating_sub(self.slots.len() as u64).max(2);
         Some(Ack {
             number: self.ack_number,
             next: Seq::of(next).value(),
@@ -379,11 +480,13 @@ impl Receiver {
         }
     }
 
+    /// The clock was read first when half a round trip had passed, and that counts as part of the way for all packets.
     fn note_clock(&mut self, now: Instant, timestamp: u32) {
-        let meant = self.at(timestamp) + self.rtt.smooth() / 2;
+        let first = *self.rtt_first.get_or_insert(self.rtt.smooth());
         let micros = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(0);
+        let meant = self.at(timestamp);
         let off = micros(now.saturating_duration_since(meant)) - micros(meant.saturating_duration_since(now));
-        self.drift.sum_micros += off;
+        self.drift.sum_micros += off - (micros(self.rtt.smooth()) - micros(first)) / 2;
         self.drift.samples += 1;
         if self.drift.samples < DRIFT_SAMPLES {
             return;
@@ -392,9 +495,9 @@ impl Receiver {
         self.drift = Drift::default();
         let by = Duration::from_micros(mean.unsigned_abs());
         if mean > DRIFT_MIN_MICROS {
-            self.base += by;
+            self.clock.at += by;
         } else if mean < -DRIFT_MIN_MICROS {
-            self.base = self.base.checked_sub(by).unwrap_or(self.base);
+            self.clock.at = self.clock.at.checked_sub(by).unwrap_or(self.clock.at);
         }
     }
 }

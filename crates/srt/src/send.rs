@@ -24,6 +24,8 @@ struct Slot {
     made: Instant,
     sent: Instant,
     has_been_repeated: bool,
+    /// It waits to be sent again.
+    is_wanted: bool,
 }
 
 /// Counts of what went out.
@@ -84,8 +86,8 @@ impl Sender {
         }
     }
 
-    /// Takes a payload; `false` where too much waits already.
-    pub(crate) fn push(&mut self, now: Instant, timestamp: u32, payload: Bytes) -> bool {
+    /// Takes a payload that was made at `made`; `false` where too much waits already.
+    pub(crate) fn push(&mut self, now: Instant, made: Instant, timestamp: u32, payload: Bytes) -> bool {
         if self.slots.len() >= BUFFER_PACKETS_MAX {
             self.counts.dropped += 1;
             return false;
@@ -95,8 +97,26 @@ impl Sender {
         if self.slots.is_empty() {
             self.last_progress = now;
         }
-        self.slots.push_back(Slot { payload, timestamp, made: now, sent: now, has_been_repeated: false });
+        let slot = Slot { payload, timestamp, made, sent: now, has_been_repeated: false, is_wanted: false };
+        self.slots.push_back(slot);
         true
+    }
+
+    /// The number that the next payload gets, counted without wrap.
+    pub(crate) fn end(&self) -> u64 {
+        self.first + self.slots.len() as u64
+    }
+
+    /// The oldest that is not acknowledged.
+    pub(crate) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Lets go of everything; the next payload gets this number. SRT-07: links of a group carry the same numbers
+    pub(crate) fn restart(&mut self, now: Instant, index: u64) {
+        self.slots.clear();
+        self.again.clear();
+        (self.first, self.fresh, self.last_progress) = (index, 0, now);
     }
 
     /// The next packet: what is missing at the peer goes first.
@@ -116,7 +136,7 @@ impl Sender {
             }
             self.again.pop_first();
             self.allowance -= length;
-            (slot.sent, slot.has_been_repeated) = (now, true);
+            (slot.sent, slot.has_been_repeated, slot.is_wanted) = (now, true, false);
             self.counts.retransmitted += 1;
             return Some(self.outgoing(index, place, true));
         }
@@ -132,7 +152,7 @@ impl Sender {
     fn outgoing(&self, index: u64, place: usize, is_retransmitted: bool) -> Outgoing {
         let (timestamp, payload) =
             self.slots.get(place).map_or((0, Bytes::new()), |slot| (slot.timestamp, slot.payload.clone()));
-        let message = u32::try_from((index - self.initial + 1) & 0x03ff_ffff).unwrap_or(1);
+        let message = self.message(index);
         Outgoing { seq: Seq::of(index), message, timestamp, is_retransmitted, payload }
     }
 
@@ -157,20 +177,36 @@ impl Sender {
         self.again = self.again.split_off(&self.first);
     }
 
-    pub(crate) fn on_nak(&mut self, now: Instant, ranges: &[(Seq, Seq)]) {
+    /// What is reported missing is sent again; what is not here any more comes back as a range, for the peer to know.
+    pub(crate) fn on_nak(&mut self, now: Instant, ranges: &[(Seq, Seq)]) -> Option<(u32, Seq, Seq)> {
         let sent_until = self.first + self.fresh as u64;
+        let mut gone: Option<(u64, u64)> = None;
+        let mut looks = self.fresh; // the peer may name the same packets again and again
         for (first, last) in ranges {
             let (Some(first), Some(last)) = (first.unwrapped(self.first), last.unwrapped(self.first)) else { continue };
+            if first < self.first && first <= last {
+                let last = last.min(self.first - 1);
+                gone = Some(gone.map_or((first, last), |(low, high)| (low.min(first), high.max(last))));
+            }
             for index in first.max(self.first)..last.saturating_add(1).min(sent_until) {
                 let place = usize::try_from(index - self.first).ok();
-                let Some(slot) = place.and_then(|place| self.slots.get(place)) else { break };
+                let Some(slot) = place.and_then(|place| self.slots.get_mut(place)) else { break };
+                let Some(left) = looks.checked_sub(1) else { break };
+                looks = left;
                 // The report may have crossed with what it asks for.
                 let crossed = slot.has_been_repeated && now.saturating_duration_since(slot.sent) < self.rtt.smooth();
-                if !crossed && self.again.insert(index) {
+                if !crossed && !std::mem::replace(&mut slot.is_wanted, true) {
+                    self.again.insert(index);
                     self.counts.lost += 1;
                 }
             }
         }
+        let (first, last) = gone?;
+        Some((self.message(first), Seq::of(first), Seq::of(last)))
+    }
+
+    fn message(&self, index: u64) -> u32 {
+        u32::try_from((index.saturating_sub(self.initial) + 1) & 0x03ff_ffff).unwrap_or(1)
     }
 
     /// Gives up what the peer would throw away; the range, for the peer to know.
@@ -184,7 +220,7 @@ impl Sender {
         self.counts.dropped += count as u64;
         self.forget(count);
         self.last_progress = now;
-        let message = u32::try_from((first - self.initial + 1) & 0x03ff_ffff).unwrap_or(1);
+        let message = self.message(first);
         Some((message, Seq::of(first), Seq::of(last)))
     }
 
@@ -192,7 +228,10 @@ impl Sender {
     pub(crate) fn probe_tail(&mut self, now: Instant) {
         if self.fresh > 0 && now >= self.last_progress + self.patience() {
             // What waits for its turn already will show the loss as well.
-            if self.again.is_empty() {
+            if self.again.is_empty()
+                && let Some(slot) = self.slots.get_mut(self.fresh - 1)
+            {
+                slot.is_wanted = true;
                 self.again.insert(self.first + self.fresh as u64 - 1);
             }
             self.last_progress = now;
@@ -206,6 +245,11 @@ impl Sender {
     /// When to look again without a packet from the peer.
     pub(crate) fn look_at(&self) -> Option<Instant> {
         (self.fresh > 0).then(|| self.last_progress + self.patience())
+    }
+
+    /// When the oldest that is not acknowledged was made.
+    pub(crate) fn waiting_since(&self) -> Option<Instant> {
+        self.slots.front().map(|slot| slot.made)
     }
 
     /// Packets that are not acknowledged.

@@ -7,10 +7,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::packet::{self, Control, Data, Packet, Seq};
+use crate::receive::{Receiver, WINDOW_PACKETS};
+use crate::send::Sender;
 use crate::{
     Caller, CallerConfig, CloseReason, Connection, Event, Incoming, KeyLength, Listener, Output, Passphrase, Progress,
     RejectCode, Settings,
 };
+
+mod group;
 
 const MILLI: Duration = Duration::from_millis(1);
 
@@ -112,12 +117,12 @@ fn connect(
             match (to, &mut called) {
                 (0, _) => calling.handle_datagram(*now, &datagram),
                 (_, Some(connection)) if crate::destination(&datagram) == Some(0) => {
-                    connection.handle_repeated_request();
+                    connection.handle_repeated_request(*now);
                 }
                 (_, Some(connection)) => connection.handle_datagram(*now, &datagram),
                 (_, None) => match door.handle_datagram(*now, peer, &datagram) {
                     Incoming::Reply(reply) | Incoming::Refused(_, reply) => network.send(*now, 0, &reply),
-                    Incoming::Request(request) => match request.accept(*now, 99, listener.clone()) {
+                    Incoming::Request(request) => match request.accept(*now, 99, None, listener.clone()) {
                         Ok(connection) => called = Some(connection),
                         Err((_, reply)) => network.send(*now, 0, &reply),
                     },
@@ -369,4 +374,150 @@ fn a_line_that_loses_nearly_everything_keeps_to_the_overhead_and_never_spins() {
         assert!(run.numbers().len() > 300, "{:?}", run.receiver);
         assert!(run.overhead < 1400, "{} per mille on the wire", run.overhead);
     }
+}
+
+#[test]
+fn the_delay_stays_what_was_agreed_on_however_long_the_way() {
+    let line = Line { delay: MILLI * 50, jitter: Duration::ZERO, loss_per_mille: 0 };
+    let run = run(line, 1, &settings(120), 15_000, None);
+    let late: Vec<Duration> = run.numbers().iter().map(|(_, late)| *late).collect();
+    let (least, most) = (late.iter().min().expect("some"), late.iter().max().expect("some"));
+    assert!(*least >= MILLI * 168 && *most <= MILLI * 182, "latency and way: {least:?} to {most:?}");
+}
+
+fn data(seq: u32, timestamp: u32) -> Data<'static> {
+    Data { seq: Seq::new(seq), key: 0, is_retransmitted: false, timestamp, payload: b"" }
+}
+
+#[test]
+fn a_peer_that_has_been_up_for_an_hour_is_played_in_its_time() {
+    let now = Instant::now();
+    let stamp = 3_600_000_000;
+    let mut receiver = Receiver::new(now, Seq::new(1), stamp, MILLI * 120, WINDOW_PACKETS);
+    receiver.on_data(now, &data(1, stamp), Bytes::new());
+    assert_eq!(receiver.due(), Some(now + MILLI * 120));
+    // Over the end of the stamp, 71 minutes after its beginning.
+    let later = now + Duration::from_mins(15);
+    assert!(receiver.poll(later).is_some());
+    receiver.on_data(later, &data(2, stamp.wrapping_add(900_000_000)), Bytes::new());
+    assert_eq!(receiver.due(), Some(later + MILLI * 120));
+}
+
+#[test]
+fn no_stamp_holds_a_packet_for_long() {
+    let now = Instant::now();
+    let mut receiver = Receiver::new(now, Seq::new(1), 0, MILLI * 120, WINDOW_PACKETS);
+    for step in 1u32..10 {
+        receiver.on_data(now, &data(0, step.wrapping_mul(0x7fff_fff0)), Bytes::new());
+    }
+    receiver.on_data(now, &data(1, 0), Bytes::new());
+    assert!(receiver.due().is_some_and(|due| due <= now + Duration::from_secs(2)));
+}
+
+#[test]
+fn behind_a_gap_larger_than_the_window_it_goes_on() {
+    let now = Instant::now();
+    let mut receiver = Receiver::new(now, Seq::new(1), 0, MILLI * 120, WINDOW_PACKETS);
+    receiver.on_data(now, &data(1, 0), Bytes::from_static(b"before"));
+    assert!(receiver.poll(now + MILLI * 120).is_some());
+    receiver.on_data(now, &data(40_000, 1000), Bytes::from_static(b"after"));
+    assert_eq!(receiver.take_first().as_deref(), Some(&b"after"[..]));
+    assert_eq!(receiver.counts.lost, 0, "what is given up is not asked for");
+    assert!(receiver.counts.dropped >= 39_998 && receiver.nak_at().is_none(), "{:?}", receiver.counts);
+}
+
+#[test]
+fn a_report_that_names_everything_again_and_again_costs_one_look_at_each() {
+    let now = Instant::now();
+    let mut sender = Sender::new(now, Seq::new(0), MILLI * 120, 25);
+    for _ in 0..20_000 {
+        assert!(sender.push(now, now, 0, Bytes::from_static(b"x")));
+        assert!(sender.poll(now).is_some());
+    }
+    let all = (Seq::new(0), Seq::new(19_999));
+    let began = Instant::now();
+    for _ in 0..100 {
+        assert!(sender.on_nak(now, &[all; 180]).is_none());
+    }
+    assert_eq!(sender.counts.lost, 20_000, "each counts once until it is sent again");
+    assert!(began.elapsed() < Duration::from_secs(5), "360 million looks would take longer: {:?}", began.elapsed());
+}
+
+#[test]
+fn what_is_asked_for_and_gone_is_told_to_be_gone() {
+    let now = Instant::now();
+    let mut sender = Sender::new(now, Seq::new(5), MILLI * 120, 25);
+    sender.restart(now, (1 << 31) + 10);
+    let told = sender.on_nak(now, &[(Seq::new(6), Seq::new(12))]);
+    assert_eq!(told.map(|(_, first, last)| (first.value(), last.value())), Some((6, 9)));
+}
+
+#[test]
+fn a_connection_that_its_peer_left_can_be_closed_at_once() {
+    let mut now = Instant::now();
+    let mut network = Network::new(QUIET, 1);
+    let (mut ours, mut theirs) =
+        connect(&mut now, &mut network, CallerConfig::default(), &settings(8000)).expect("connects");
+    assert!(ours.send(now, Bytes::from_static(b"last words")));
+    pump(now, &mut network, &mut ours, 1, &mut Vec::new());
+    ours.close(now);
+    pump(now, &mut network, &mut ours, 1, &mut Vec::new());
+    now += MILLI * 100;
+    while let Some((_, datagram)) = network.arrived(now) {
+        theirs.handle_datagram(now, &datagram);
+    }
+    let mut events = Vec::new();
+    pump(now, &mut network, &mut theirs, 0, &mut events);
+    assert_eq!(events, [], "the last words are still to be said");
+    theirs.close(now);
+    pump(now, &mut network, &mut theirs, 0, &mut events);
+    assert_eq!(events, [Event::Closed(CloseReason::Local)]);
+}
+
+#[test]
+fn a_repeated_answer_is_stamped_anew() {
+    let mut now = Instant::now();
+    let mut network = Network::new(QUIET, 1);
+    let (_, mut theirs) =
+        connect(&mut now, &mut network, CallerConfig::default(), &Settings::default()).expect("connects");
+    while !matches!(theirs.poll_output(now), Output::Wait(_)) {}
+    now += Duration::from_secs(1);
+    theirs.handle_repeated_request(now);
+    let Output::Send(answer) = theirs.poll_output(now) else { panic!("it answers") };
+    let Ok(Packet::Control { body: Control::Handshake(_), timestamp }) = packet::parse(&answer) else {
+        panic!("a handshake")
+    };
+    assert!(timestamp >= 1_000_000, "{timestamp}");
+}
+
+#[test]
+fn encryption_is_not_left_by_material_of_any_wrong_length_nor_by_plain_packets() {
+    let passphrase = Passphrase::new("correct horse").expect("long enough");
+    let settings = Settings { passphrase: Some(passphrase.clone()), ..settings(120) };
+    let mut now = Instant::now();
+    let mut network = Network::new(QUIET, 1);
+    let caller = CallerConfig { settings: settings.clone(), ..CallerConfig::default() };
+    let (mut ours, mut theirs) = connect(&mut now, &mut network, caller, &settings).expect("connects");
+    let material = crate::crypto::Keys::generate(KeyLength::Aes128).and_then(|keys| keys.material(&passphrase));
+    let material = material.expect("random");
+    for length in 0..material.len() {
+        theirs.handle_datagram(now, &packet::key_request(&material[..length], 0, theirs.id()));
+    }
+    assert_eq!(theirs.stats().malformed, u64::try_from(material.len()).expect("small"));
+    // A packet in plain, under a number that is expected.
+    let plain = Data { payload: b"downgrade", ..data(0x7fff_fff0, 0) };
+    theirs.handle_datagram(now, &packet::data(&plain, 1, theirs.id()));
+    assert_eq!((theirs.stats().undecryptable, theirs.stats().received_packets), (1, 0));
+    assert!(ours.send(now, Bytes::from_static(b"secret")));
+    let mut events = Vec::new();
+    for _ in 0..200 {
+        now += MILLI;
+        pump(now, &mut network, &mut ours, 1, &mut Vec::new());
+        while let Some((to, datagram)) = network.arrived(now) {
+            assert!(!datagram.windows(6).any(|window| window == b"secret"));
+            if to == 1 { theirs.handle_datagram(now, &datagram) } else { ours.handle_datagram(now, &datagram) }
+        }
+        pump(now, &mut network, &mut theirs, 0, &mut events);
+    }
+    assert_eq!(events, [Event::Data(Bytes::from_static(b"secret"))]);
 }

@@ -30,6 +30,8 @@ pub struct Muxer {
     streams: Vec<MuxStream>,
     pcr_stream: usize,
     tables: [u8; 2],
+    /// Of the map: grows when the streams change, 5 bits.
+    version: u8,
     /// Decode time at which the tables were written.
     tables_at: Option<u64>,
     /// The last clock reference, 90 kHz.
@@ -58,14 +60,37 @@ impl Muxer {
     /// A program of these streams, at most 32. Splice information and unknown kinds keep their place, but are neither
     /// listed nor written.
     pub fn new(streams: &[StreamKind]) -> Self {
-        let streams: Vec<MuxStream> = (PID_FIRST..PID_MAP)
-            .zip(streams.iter().take(STREAMS_MAX))
-            .map(|(pid, kind)| MuxStream { kind: *kind, pid, counter: 0 })
+        let mut muxer = Self {
+            streams: Vec::new(),
+            pcr_stream: 0,
+            tables: [0; 2],
+            version: 31,
+            tables_at: None,
+            last_pcr: None,
+            clock_limit: i64::MIN,
+        };
+        muxer.set_streams(streams);
+        muxer
+    }
+
+    /// Changes the streams of the program: the map comes with the next unit, in a version of its own. The counters of the
+    /// places that stay go on. The same streams as before change nothing.
+    pub fn set_streams(&mut self, streams: &[StreamKind]) {
+        let kinds = self.streams.iter().map(|stream| &stream.kind);
+        if !self.streams.is_empty() && kinds.eq(streams.iter().take(STREAMS_MAX)) {
+            return;
+        }
+        let before = std::mem::take(&mut self.streams);
+        let counter = |at: usize| before.get(at).map_or(0, |stream| stream.counter);
+        self.streams = (PID_FIRST..PID_MAP)
+            .zip(streams.iter().take(STREAMS_MAX).enumerate())
+            .map(|(pid, (at, kind))| MuxStream { kind: *kind, pid, counter: counter(at) })
             .collect();
         let listed = |stream: &MuxStream| stream_type(stream.kind).is_some();
-        let video = streams.iter().position(|stream| stream.kind.is_video());
-        let pcr_stream = video.or_else(|| streams.iter().position(listed)).unwrap_or_default();
-        Self { streams, pcr_stream, tables: [0; 2], tables_at: None, last_pcr: None, clock_limit: i64::MIN }
+        let video = self.streams.iter().position(|stream| stream.kind.is_video());
+        self.pcr_stream = video.or_else(|| self.streams.iter().position(listed)).unwrap_or_default();
+        self.version = (self.version + 1) & 31;
+        self.tables_at = None;
     }
 
     /// Appends one access unit in one PES packet, and the tables where they are due.
@@ -143,7 +168,7 @@ impl Muxer {
         body.put_u16(PROGRAM_NUMBER);
         body.put_u16(0xe000 | PID_MAP);
         let [pat_counter, map_counter] = &mut self.tables;
-        write_section(out, PID_PAT, pat_counter, 0, &body);
+        write_section(out, PID_PAT, pat_counter, (0, 0), &body);
         body.clear();
         let pcr_pid = self.streams.get(self.pcr_stream).map_or(PID_NULL, |stream| stream.pid);
         body.put_u16(0xe000 | pcr_pid);
@@ -162,7 +187,7 @@ impl Muxer {
                 _ => body.put_u16(0xf000),
             }
         }
-        write_section(out, PID_MAP, map_counter, 2, &body);
+        write_section(out, PID_MAP, map_counter, (2, self.version), &body);
     }
 }
 
@@ -182,13 +207,13 @@ fn stream_type(kind: StreamKind) -> Option<u8> {
     }
 }
 
-/// A section of version 0 that is the only one of its table, in packets of its own.
-fn write_section(out: &mut BytesMut, pid: u16, counter: &mut u8, table_id: u8, body: &[u8]) {
+/// A section that is the only one of its table, in packets of its own.
+fn write_section(out: &mut BytesMut, pid: u16, counter: &mut u8, (table_id, version): (u8, u8), body: &[u8]) {
     let mut section = BytesMut::with_capacity(1 + 8 + body.len() + 4);
     section.put_slice(&[0, table_id]); // pointer_field
     section.put_u16(0xb000 | u16::try_from(5 + body.len() + 4).unwrap_or_default());
     section.put_u16(PROGRAM_NUMBER); // and the number of the transport stream
-    section.put_slice(&[0xc1, 0, 0]);
+    section.put_slice(&[0xc1 | version << 1, 0, 0]);
     section.put_slice(body);
     section.put_u32(psi::crc(section.get(1..).unwrap_or_default()));
     for (index, part) in section.chunks(BODY_BYTES).enumerate() {

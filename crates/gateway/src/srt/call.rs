@@ -1,22 +1,26 @@
 //! SRT connections that this server makes: to fetch a stream, or to send one on.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use hub::{Publisher, StreamState};
 use media::StreamName;
-use srt::{Caller, CallerConfig, Connection, KeyLength, Passphrase, Progress, Settings};
+use srt::{Caller, CallerConfig, Connection, Group, GroupKind, KeyLength, Membership, Passphrase, Progress, Settings};
 use telemetry::{CloseReason, Protocol, catch_panic};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info, info_span, warn};
 
-use super::session::Session;
-use super::{DATAGRAM_BYTES_MAX, SESSION_QUEUE, ToSession};
+use super::session::{Keeps, Path, Session};
+use super::socket::{Buffers, Socket};
+use super::{GATHER, Linked, PLAYER_WINDOW_PACKETS, SESSION_QUEUE, ToSession};
 use crate::{Gateway, rtmp_session::until};
 
+/// Largest answer to a handshake.
+const DATAGRAM_BYTES_MAX: usize = 1500;
 /// Between two attempts, at first and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -41,8 +45,10 @@ pub struct SrtCall {
     pub direction: Direction,
     /// The stream here.
     pub stream: StreamName,
-    /// `host:port` of the other server.
-    pub server: String,
+    /// One, or several that carry the same.
+    pub links: Vec<SrtLink>,
+    /// What several links do.
+    pub group: GroupKind,
     /// What is asked for there.
     pub stream_id: Option<String>,
     /// Shared with the other server.
@@ -55,11 +61,22 @@ pub struct SrtCall {
     pub silent_after: Duration,
 }
 
+/// One way to the other server.
+#[derive(Clone, Debug)]
+pub struct SrtLink {
+    /// `host:port` of the other server.
+    pub server: String,
+    /// The address of this machine that it leaves from; `None`: the system's choice.
+    pub from: Option<IpAddr>,
+    /// Of main and backup, the heavier is preferred.
+    pub weight: u16,
+}
+
 impl Gateway {
     /// Makes a call and repeats it whenever it ends, until shutdown.
     pub fn call_srt(&self, call: SrtCall) {
         let gateway = self.clone();
-        let span = info_span!("call", stream = %call.stream, server = call.server, protocol = "srt");
+        let span = info_span!("call", stream = %call.stream, server = call.servers(), protocol = "srt");
         let calling = async move {
             let mut pause = PAUSE_MIN;
             while !gateway.shutdown.is_cancelled() {
@@ -93,24 +110,58 @@ async fn wait(gateway: &Gateway, pause: Duration) {
     }
 }
 
+impl SrtCall {
+    /// All servers, for people.
+    fn servers(&self) -> String {
+        self.links.iter().map(|link| link.server.as_str()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What the links of a call have in common.
+#[derive(Clone, Copy)]
+struct Bond {
+    /// The number of the group, where there are several links.
+    group: Option<u32>,
+    initial_seq: u32,
+    epoch: Instant,
+}
+
 /// One call, from the handshake to its end.
 async fn once(gateway: &Gateway, call: &SrtCall) -> Result<(), String> {
-    let mut found = tokio::net::lookup_host(&call.server).await.map_err(|error| error.to_string())?;
-    let peer = found.next().ok_or("the name has no address")?;
-    let any: SocketAddr =
-        if peer.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-    let socket = Arc::new(UdpSocket::bind(any).await.map_err(|error| error.to_string())?);
-    let connection = connect(gateway, call, &socket, peer).await?;
+    let random = || getrandom::u32().map_err(|error| error.to_string());
+    let group = if call.links.len() > 1 { Some(random()? | srt::GROUP_BIT) } else { None };
+    let bond = Bond { group, initial_seq: random()?, epoch: Instant::now() };
+    let (tell, mut told) = mpsc::channel(SESSION_QUEUE);
+    let (tell_failure, mut failures) = mpsc::channel(call.links.len().max(1));
+    let mut links = JoinSet::new();
+    for link in call.links.clone() {
+        let keeping = keep(gateway.clone(), call.clone(), link, bond, tell.clone(), tell_failure.clone());
+        links.spawn(keeping.in_current_span());
+    }
+    drop((tell, tell_failure));
+    let mut failed = 0;
+    let first = loop {
+        tokio::select! {
+            first = told.recv() => match first {
+                Some(ToSession::Linked(first)) => break *first,
+                Some(_) => {}
+                None => return Err("the links ended".into()),
+            },
+            Some(error) = failures.recv() => {
+                failed += 1;
+                if failed >= call.links.len() {
+                    return Err(error);
+                }
+            }
+            () = gateway.shutdown.cancelled() => return Ok(()),
+        }
+    };
+    drop(failures);
     gateway.metrics.session_opened(Protocol::srt);
-    let opened = open(gateway, call, Arc::clone(&socket), peer, connection);
-    let reason = match opened {
+    let reason = match open(gateway, call, first) {
         Ok(session) => {
             info!(direction = ?call.direction, "the call stands");
-            let (datagrams, received) = mpsc::channel(SESSION_QUEUE);
-            tokio::select! {
-                reason = session.run(received) => reason,
-                () = read(&socket, peer, &datagrams) => CloseReason::network,
-            }
+            session.run(told, None).await
         }
         Err(error) => {
             gateway.metrics.session_closed(Protocol::srt, CloseReason::rejected);
@@ -124,28 +175,65 @@ async fn once(gateway: &Gateway, call: &SrtCall) -> Result<(), String> {
     }
 }
 
-fn open<'a>(
-    gateway: &'a Gateway,
-    call: &SrtCall,
-    socket: Arc<UdpSocket>,
-    peer: SocketAddr,
-    connection: Connection,
-) -> Result<Session<'a>, String> {
+/// Calls over one link, as often as it takes and as long as the session wants it.
+async fn keep(
+    gateway: Gateway,
+    call: SrtCall,
+    link: SrtLink,
+    bond: Bond,
+    tell: mpsc::Sender<ToSession>,
+    tell_failure: mpsc::Sender<String>,
+) {
+    let mut pause = PAUSE_MIN;
+    while !tell.is_closed() {
+        match connect(&gateway, &call, &link, bond).await {
+            Ok((socket, peer, connection)) => {
+                let (socket, id, weight) = (Arc::new(socket), connection.id(), link.weight);
+                let gone = CancellationToken::new();
+                let reader = Keeps::Reader { _reader: gone.clone().drop_guard() };
+                let path = Path { id, peer, socket: Arc::clone(&socket), _keeps: reader };
+                if tell.send(ToSession::Linked(Box::new(Linked { path, connection, weight }))).await.is_err() {
+                    return;
+                }
+                tokio::select! {
+                    () = gone.cancelled() => {}
+                    () = read(&socket, peer, id, &tell) => {}
+                }
+                pause = PAUSE_MIN;
+            }
+            Err(error) => {
+                if tell_failure.try_send(error.clone()).is_err() {
+                    warn!(server = link.server, error, retry_ms = pause.as_millis(), "a link of the group failed");
+                }
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+fn open<'a>(gateway: &'a Gateway, call: &SrtCall, first: Linked) -> Result<Session<'a>, String> {
+    let Linked { path, connection, weight } = first;
+    let peer = path.peer;
+    let group = match connection.peer_group() {
+        None => Group::single(connection),
+        Some(_) => Group::bonded(call.group, connection, weight),
+    };
     let session = match call.direction {
         Direction::Pull => {
             let publisher = Publisher {
                 protocol: Protocol::srt.as_str(),
                 peer: peer.to_string(),
                 encoder: None,
-                key_id: format!("pull from {}", call.server),
+                key_id: format!("pull from {}", call.servers()),
             };
             let leg =
                 gateway.hub.publish(Instant::now(), &call.stream, publisher).map_err(|error| error.to_string())?;
-            Session::publishing(gateway, socket, peer, connection, leg, call.silent_after)
+            Session::publishing(gateway, path, group, leg, call.silent_after)
         }
         Direction::Push => {
             let stream = gateway.hub.stream(&call.stream).ok_or("the stream is gone")?;
-            Session::playing(gateway, socket, peer, connection, stream.subscribe())
+            Session::playing(gateway, path, group, stream.subscribe())
         }
     };
     Ok(session)
@@ -154,34 +242,44 @@ fn open<'a>(
 async fn connect(
     gateway: &Gateway,
     call: &SrtCall,
-    socket: &UdpSocket,
-    peer: SocketAddr,
-) -> Result<Connection, String> {
+    link: &SrtLink,
+    bond: Bond,
+) -> Result<(Socket, SocketAddr, Connection), String> {
+    let text = |error: std::io::Error| error.to_string();
+    let mut found = tokio::net::lookup_host(&link.server).await.map_err(text)?;
+    let like = |peer: &SocketAddr| link.from.is_none_or(|from| from.is_ipv4() == peer.is_ipv4());
+    let peer = found.find(like).ok_or("the name has no address")?;
+    let any: IpAddr = if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((link.from.unwrap_or(any), 0)).await.map_err(text)?;
+    let is_push = call.direction == Direction::Push;
+    let defaults = Settings::default();
     let settings = Settings {
         latency: call.latency,
         passphrase: call.passphrase.clone(),
         key_length: call.key_length,
-        ..Settings::default()
+        window_packets: if is_push { PLAYER_WINDOW_PACKETS } else { defaults.window_packets },
+        ..defaults
     };
-    let config = CallerConfig { settings, stream_id: call.stream_id.clone(), ..CallerConfig::default() };
-    let random = || getrandom::u32().map_err(|error| error.to_string());
-    let id = (random()? & 0x3fff_ffff).max(1);
-    let mut caller = Caller::new(Instant::now(), config, id, random()?).map_err(str::to_owned)?;
+    let group = bond.group.map(|id| Membership { id, kind: call.group.wire(), weight: link.weight });
+    let config = CallerConfig { settings, stream_id: call.stream_id.clone(), group, ..CallerConfig::default() };
+    let id = (getrandom::u32().map_err(|error| error.to_string())? & 0x3fff_ffff).max(1);
+    let caller = Caller::new(Instant::now(), config, id, bond.initial_seq).map_err(str::to_owned)?;
+    let mut caller = caller.with_epoch(bond.epoch);
     let mut buffer = [0; DATAGRAM_BYTES_MAX];
     loop {
         let deadline = match caller.poll() {
             Progress::Send(datagram) => {
-                socket.send_to(&datagram, peer).await.map_err(|error| error.to_string())?;
+                socket.send_to(&datagram, peer).await.map_err(text)?;
                 continue;
             }
-            Progress::Connected(connection) => return Ok(*connection),
+            Progress::Connected(connection) => return Ok((Socket::new(socket).map_err(text)?, peer, *connection)),
             Progress::Refused(code) => return Err(format!("refused: {code}")),
             Progress::Failed(text) => return Err(text.to_owned()),
             Progress::Wait(deadline) => deadline,
         };
         tokio::select! {
             received = socket.recv_from(&mut buffer) => {
-                let (length, from) = received.map_err(|error| error.to_string())?;
+                let (length, from) = received.map_err(text)?;
                 if from == peer {
                     caller.handle_datagram(Instant::now(), buffer.get(..length).unwrap_or_default());
                 }
@@ -193,13 +291,15 @@ async fn connect(
 }
 
 /// Hands datagrams on until the socket fails.
-async fn read(socket: &UdpSocket, peer: SocketAddr, datagrams: &mpsc::Sender<ToSession>) {
-    let mut buffer = [0; DATAGRAM_BYTES_MAX];
-    while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
-        if from == peer {
-            let datagram = Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default());
-            // A full queue is a full buffer of the network: the peer sends again.
-            let _ = datagrams.try_send(ToSession::Datagram(datagram));
-        }
+async fn read(socket: &Socket, peer: SocketAddr, id: u32, tell: &mpsc::Sender<ToSession>) {
+    let mut buffers = Buffers::new(1);
+    while socket.readable().await.is_ok() {
+        socket.receive(&mut buffers, |from, bytes, each| {
+            if from == peer {
+                // A full queue is a full buffer of the network: the peer sends again.
+                let _ = tell.try_send(ToSession::Datagrams(id, bytes.clone(), each));
+            }
+        });
+        tokio::time::sleep(GATHER).await;
     }
 }

@@ -363,3 +363,121 @@ async fn mpegts_over_plain_udp_comes_in_and_goes_out_also_by_multicast() {
     let _multicast = Encoder { muxer: "-f rtp_mpegts", ..encoder() }.publish(&url.replace("udp://", "rtp://"));
     rig.multivariant("group").await;
 }
+
+/// libsrt's own test program, built with socket groups; see `xtask setup`.
+fn bonding_program() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/srt-test-live");
+    assert!(std::path::Path::new(path).exists(), "cargo xtask setup test");
+    path.into()
+}
+
+async fn two_ways(to: std::net::SocketAddr) -> [Relay; 2] {
+    let line = |millis| Line { delay: Duration::from_millis(millis), ..Line::default() };
+    [Relay::start(to, line(10), 1).await, Relay::start(to, line(40), 2).await]
+}
+
+/// One way goes dark, comes back, and the other goes dark.
+async fn darken_in_turn(ways: &[Relay; 2]) {
+    for way in ways {
+        way.cut.store(true, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        way.cut.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+}
+
+async fn assert_nothing_is_missing(rig: &Rig, stream: &str) {
+    let view = rig.api(&format!("/api/v1/streams/{stream}")).await;
+    let transport = &view["transport"];
+    assert_eq!((&transport["dropped"], &transport["continuity_errors"]), (&0.into(), &0.into()), "{view}");
+    assert_eq!(view["links"].as_array().map(Vec::len), Some(2), "{view}");
+    assert!(view["links"][0]["transport"]["packets"].as_u64() > Some(500), "{view}");
+    assert!(view["links"][1]["transport"]["packets"].as_u64() > Some(500), "{view}");
+    check_media(rig, stream, &[("video", "h264,640,360"), ("audio", "aac,48000")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_07_libsrt_sends_over_two_paths_and_nothing_is_missing_when_each_goes_dark() {
+    // libsrt takes up to 0.5 s until it trusts the backup.
+    let rig = Rig::with(|file| file.srt.latency_ms = 1000).await;
+    for kind in ["broadcast", "backup"] {
+        let ways = two_ways(rig.srt()).await;
+        let port = free_udp_port();
+        let id = format!("publish:{kind}:{}", rig.key(kind).await);
+        let first = format!("srt://{}?type={kind}&streamid={id}&latency=1000&weight=10", ways[0].address);
+        let second = format!("srt://{}?weight=5", ways[1].address);
+        let from = format!("udp://127.0.0.1:{port}");
+        let arguments = [from.as_str(), "-g", first.as_str(), second.as_str()];
+        let _sender = Program::start(bonding_program(), arguments);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let _encoder = encoder_to_udp(port);
+        rig.multivariant(kind).await;
+        darken_in_turn(&ways).await;
+        assert_nothing_is_missing(&rig, kind).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_07_this_server_sends_over_two_paths_to_libsrt_and_to_itself() {
+    let listener = free_udp_port();
+    let mut rig = Rig::start().await;
+    let libsrt = two_ways(([127, 0, 0, 1], listener).into()).await;
+    let ours = two_ways(rig.srt()).await;
+    let links = |ways: &[Relay; 2]| {
+        let link = |(way, weight): (&Relay, u16)| server::config::SrtLinkTable {
+            server: way.address.to_string(),
+            weight,
+            ..Default::default()
+        };
+        ways.iter().zip([10, 5]).map(link).collect::<Vec<_>>()
+    };
+    let key = rig.key("copy").await;
+    rig.stop().await;
+    rig.start_again_with(|file| {
+        let table = |ways, group, stream_id| SrtCallTable {
+            stream: "show".into(),
+            links: links(ways),
+            group: Some(group),
+            latency_ms: Some(400),
+            stream_id,
+            ..SrtCallTable::default()
+        };
+        file.srt.push.push(table(&libsrt, server::config::GroupMode::Broadcast, None));
+        let id = Some(format!("publish:copy:{key}"));
+        file.srt.push.push(table(&ours, server::config::GroupMode::Backup, id));
+    })
+    .await;
+    let file = rig.state.join("received.ts");
+    let from = format!("srt://127.0.0.1:{listener}?mode=listener&groupconnect=1&latency=1000");
+    let receiver = Program::start(bonding_program(), [from.as_str(), file.to_str().expect("a plain path")]);
+    let _encoder = Encoder::with_b_frames().publish(&rig.publish_url("show").await);
+    rig.multivariant("copy").await;
+    let both = [&libsrt, &ours].map(darken_in_turn);
+    let [libsrt, ours] = both;
+    tokio::join!(libsrt, ours);
+    assert_nothing_is_missing(&rig, "copy").await;
+    receiver.kill().await;
+    let mut demuxer = container::mpegts::Demuxer::new(container::mpegts::DemuxerConfig::default());
+    let received = std::fs::read(&file).expect("libsrt wrote it");
+    for piece in received.chunks(188 * 1000) {
+        demuxer.push(piece);
+        while demuxer.poll().is_some() {}
+    }
+    assert!(received.len() > 1_000_000, "{} bytes", received.len());
+    assert_eq!(demuxer.health().continuity_count_error, 0, "every packet is there: {:?}", demuxer.health());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_05_latencies_from_20_ms_to_2_s_are_agreed_on_and_kept() {
+    let rig = Rig::with(|file| file.srt.latency_ms = 20).await;
+    for (stream, millis) in [("low", 20), ("middle", 250), ("high", 2000)] {
+        let id = format!("publish:{stream}:{}", rig.key(stream).await);
+        let _encoder = encoder().publish(&url(rig.srt(), &id, &format!("&latency={}", millis * 1000)));
+        check_media(&rig, stream, &[("video", "h264,640,360"), ("audio", "aac,48000")]).await;
+        let view = rig.api(&format!("/api/v1/streams/{stream}")).await;
+        let transport = &view["transport"];
+        assert_eq!((&transport["latency_ms"], &transport["dropped"]), (&millis.into(), &0.into()), "{view}");
+        let held = transport["buffer_ms"].as_u64().expect("a number");
+        assert!(held <= millis + 100 && held + 300 >= millis, "what is held is the latency: {view}");
+    }
+}
