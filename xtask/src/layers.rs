@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 /// Our crates, what they may use of ours, and what of others' beyond `bytes`, `thiserror` and `tracing`.
 const TABLE: [(&str, &[&str], &[&str]); 14] = [
     ("media", &[], &[]),
-    ("codec", &["media"], &["h264-reader"]),
+    ("codec", &["media"], &["h264-reader", "memchr"]),
     ("container", &["media", "codec"], &[]),
     ("rtmp", &["media", "codec", "container"], &["hmac", "sha2"]),
     ("srt", &[], &["aws-lc-rs"]),

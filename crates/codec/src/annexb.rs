@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use media::{Payload, VideoCodec};
+use memchr::memmem::Finder;
 
 use crate::Error;
 
@@ -11,11 +12,12 @@ const ACCESS_UNITS_MAX: usize = 64;
 /// The NAL units of a byte stream, without start codes and zeros around them; what lies before the first start code is
 /// left out. spec: H.264 annex B, H.265 annex B
 pub fn nal_units(stream: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = start_code(stream).and_then(|at| stream.get(at + 3..));
+    let finder = Finder::new(b"\0\0\x01");
+    let mut rest = finder.find(stream).and_then(|at| stream.get(at + 3..));
     std::iter::from_fn(move || {
         loop {
             let stream = rest?;
-            let end = start_code(stream);
+            let end = finder.find(stream);
             rest = end.and_then(|at| stream.get(at + 3..));
             let nal = trim(stream.get(..end.unwrap_or(stream.len())).unwrap_or_default());
             if !nal.is_empty() {
@@ -25,58 +27,30 @@ pub fn nal_units(stream: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Where the first three-byte start code lies. Looks at every third byte where it can.
-fn start_code(bytes: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    loop {
-        at += match *bytes.get(at..)?.first_chunk::<3>()? {
-            [0, 0, 1] => return Some(at),
-            [_, _, third] if third != 0 => 3,
-            [_, second, _] if second != 0 => 2,
-            _ => 1,
-        };
-    }
-}
-
 /// A NAL unit never ends with a zero byte: those are `trailing_zero_8bits` or part of the next start code.
 fn trim(nal: &[u8]) -> &[u8] {
     let zeros = nal.iter().rev().take_while(|byte| **byte == 0).count();
     nal.get(..nal.len() - zeros).unwrap_or_default()
 }
 
-/// Puts four-byte lengths in place of start codes, in one copy. Nothing else is changed: delimiters and parameter sets
+/// The access units of a byte stream, with four-byte lengths in place of start codes, in one copy. It is cut at delimiters: one
+/// without or with a single delimiter at its front is one unit. Nothing else is changed: delimiters and parameter sets
 /// stay, for [`crate::VideoStream`] to take.
-pub fn to_lengths(stream: &[u8]) -> Bytes {
-    // A start code of three bytes becomes a length of four.
-    let mut out = BytesMut::with_capacity(stream.len() + 16);
-    for nal in nal_units(stream) {
-        out.put_u32(u32::try_from(nal.len()).unwrap_or(u32::MAX));
-        out.put_slice(nal);
-    }
-    out.freeze()
-}
-
-/// Cuts a byte stream at its access unit delimiters; the pieces are slices of it. One without or with a single
-/// delimiter at its front stays whole.
 ///
 /// Only the first unit has the timestamps of its PES packet; the others have none of their own.
 /// spec: ISO/IEC 13818-1 §2.14.1: each access unit begins with a delimiter
-pub fn access_units(stream: &Bytes, codec: VideoCodec) -> Vec<Bytes> {
-    let mut units = Vec::new();
-    let mut rest = stream.clone();
-    let mut at = 0; // everything before is searched
-    let mut has_nal = false;
-    while units.len() + 1 < ACCESS_UNITS_MAX {
-        let Some(code) = start_code(rest.get(at..).unwrap_or_default()).map(|code| at + code) else { break };
-        at = code + 3;
-        if has_nal && is_delimiter(rest.get(at..).unwrap_or_default(), codec) {
-            let zero = usize::from(code > 0 && rest.get(code - 1) == Some(&0));
-            units.push(rest.split_to(code - zero));
-            at = 3 + zero;
+pub fn access_units(stream: &[u8], codec: VideoCodec) -> Vec<Bytes> {
+    let mut units = Vec::with_capacity(1);
+    // A start code of three bytes becomes a length of four.
+    let mut out = BytesMut::with_capacity(stream.len() + 16);
+    for nal in nal_units(stream) {
+        if !out.is_empty() && units.len() + 1 < ACCESS_UNITS_MAX && is_delimiter(nal, codec) {
+            units.push(out.split().freeze());
         }
-        has_nal = true;
+        out.put_u32(u32::try_from(nal.len()).unwrap_or(u32::MAX));
+        out.put_slice(nal);
     }
-    units.push(rest);
+    units.push(out.freeze());
     units
 }
 
@@ -164,7 +138,8 @@ mod tests {
     #[test]
     fn a_byte_stream_comes_back_from_lengths() {
         let stream = b"\0\0\0\x01\x09\xf0\0\0\0\x01\x67sps\0\0\0\x01\x65picture";
-        let lengths = to_lengths(stream);
+        let units = access_units(stream, VideoCodec::Avc);
+        let [lengths] = units.as_slice() else { panic!("one unit") };
         assert_eq!(lengths.as_ref(), b"\0\0\0\x02\x09\xf0\0\0\0\x04\x67sps\0\0\0\x08\x65picture");
         let mut payload = Payload::default();
         payload.push(lengths.slice(6..9)); // a cut inside a length
@@ -181,8 +156,8 @@ mod tests {
             b"\0\0\0\x01\x09\xf0\0\0\x01\x65a\0\0\0\x01\x09\xf0\0\0\x01\x41b\0\0\x01\x09\xf0\0\0\x01\x41c",
         );
         let units = access_units(&stream, VideoCodec::Avc);
-        assert_eq!(units.iter().map(Bytes::len).collect::<Vec<_>>(), [11, 11, 10]);
-        assert_eq!(units.concat(), stream);
-        assert_eq!(access_units(&stream, VideoCodec::Hevc), [stream]);
+        assert_eq!(units.iter().map(Bytes::len).collect::<Vec<_>>(), [12, 12, 12]);
+        assert_eq!(units.concat(), access_units(&stream, VideoCodec::Hevc).concat(), "which has other delimiters");
+        assert_eq!(access_units(&stream, VideoCodec::Hevc).len(), 1);
     }
 }

@@ -26,8 +26,6 @@ use socket::{Buffers, Socket};
 
 /// Peers whose datagrams are read in one system call.
 const PEERS_AT_ONCE: usize = 16;
-/// Between two looks at the socket: a packet waits so long, and a system call brings many.
-const GATHER: Duration = Duration::from_millis(1);
 /// Batches of datagrams that may wait for a session; more are dropped, and come again.
 const SESSION_QUEUE: usize = 2048;
 /// Sessions that have ended and wait to be forgotten; they wait in turn.
@@ -166,13 +164,12 @@ impl Port {
                 biased;
                 () = shutdown.cancelled(), if !is_stopping => is_stopping = true,
                 Some(id) = self.ended.recv() => self.forget(id),
-                readable = self.socket.readable() => {
-                    match readable {
-                        Ok(()) => self.read(&mut buffers, is_stopping),
-                        Err(error) => warn!(%error, "the SRT socket failed"),
+                readable = self.socket.readable() => match readable {
+                    Ok(()) => self.read(&mut buffers, is_stopping),
+                    Err(error) => {
+                        warn!(%error, "the SRT socket failed");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
                     }
-                    // What comes meanwhile is taken together.
-                    tokio::time::sleep(GATHER).await;
                 }
             }
             if is_stopping && self.sessions.is_empty() {

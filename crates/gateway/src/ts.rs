@@ -198,8 +198,7 @@ impl TsSource {
         track.last = Some((dts, count));
         for (index, payload) in (0..).zip(units) {
             let is_random_access = unit.is_random_access && index == 0;
-            let data = annexb::to_lengths(&payload);
-            self.leg.video_unit(at, nanos(dts + index * step), offset, is_random_access, &data);
+            self.leg.video_unit(at, nanos(dts + index * step), offset, is_random_access, &payload);
         }
     }
 

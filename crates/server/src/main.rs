@@ -13,6 +13,8 @@ use clap::Parser as _;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Two megabytes are cleared for the first byte of each, and media comes and goes in pieces of a tenth of that.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     match commands::run(commands::Cli::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

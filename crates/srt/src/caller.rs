@@ -66,7 +66,7 @@ pub struct Caller {
     repeat_at: Instant,
     state: State,
     /// The keys of both directions, and the message that tells them.
-    keys: Option<(Keys, Keys, Bytes)>,
+    keys: Option<MadeKeys>,
     out: VecDeque<Progress>,
 }
 
@@ -85,16 +85,7 @@ impl Caller {
         if config.stream_id.as_ref().is_some_and(|text| text.len() > stream_id::BYTES_MAX) {
             return Err("a stream identifier has at most 512 bytes");
         }
-        let keys = match &config.settings.passphrase {
-            None => None,
-            Some(passphrase) => {
-                let made = Keys::generate(config.settings.key_length).and_then(|keys| {
-                    let (copy, material) = (keys.copy()?, keys.material(passphrase)?);
-                    Some((keys, copy, material))
-                });
-                Some(made.ok_or("there is no randomness")?)
-            }
-        };
+        let keys = made_keys(&config.settings)?;
         let mut caller = Self {
             config,
             id,
@@ -160,28 +151,14 @@ impl Caller {
                 if answer.version < 5 || answer.extension != MAGIC {
                     return self.finish(Progress::Failed("the server speaks no SRT 1.3 or newer"));
                 }
-                let conclusion = self.conclusion(answer.cookie);
+                let conclusion = conclusion(&self.config, self.keys.as_ref(), self.id, self.seq);
+                let conclusion = Handshake { cookie: answer.cookie, ..conclusion };
                 self.state = State::Conclusion(Box::new(conclusion));
                 self.repeat_at = now;
                 self.handle_timeout(now);
             }
             (State::Conclusion(_), Kind::Conclusion) => self.conclude(now, &answer, timestamp),
             _ => {}
-        }
-    }
-
-    fn conclusion(&self, cookie: u32) -> Handshake {
-        let latency = u16::try_from(self.config.settings.latency.as_millis()).unwrap_or(u16::MAX);
-        let request =
-            Abilities { version: VERSION, flags: flags::LIVE, receiver_latency: latency, sender_latency: latency };
-        Handshake {
-            cookie,
-            request: Some(request),
-            key_length: self.keys.as_ref().map(|(keys, ..)| keys.length()),
-            key_request: self.keys.as_ref().map(|(.., material)| material.clone()),
-            group: self.config.group,
-            stream_id: self.config.stream_id.clone(),
-            ..Handshake::new(Kind::Conclusion, self.id, self.seq)
         }
     }
 
@@ -203,6 +180,7 @@ impl Caller {
             own_id: self.id,
             peer_id: answer.socket_id,
             first_seq: self.seq,
+            send_seq: self.seq,
             receive_latency: wish.max(Duration::from_millis(response.sender_latency.into())).min(LATENCY_MAX),
             send_latency: wish.max(Duration::from_millis(response.receiver_latency.into())).min(LATENCY_MAX),
             timestamp,
@@ -219,5 +197,33 @@ impl Caller {
     /// What to do next.
     pub fn poll(&mut self) -> Progress {
         self.out.pop_front().unwrap_or(Progress::Wait(self.repeat_at))
+    }
+}
+
+/// Keys of both directions, and the message that tells them.
+pub(crate) type MadeKeys = (Keys, Keys, Bytes);
+
+/// New keys, where there is a passphrase.
+pub(crate) fn made_keys(settings: &Settings) -> Result<Option<MadeKeys>, &'static str> {
+    let Some(passphrase) = &settings.passphrase else { return Ok(None) };
+    let made = Keys::generate(settings.key_length).and_then(|keys| {
+        let (copy, material) = (keys.copy()?, keys.material(passphrase)?);
+        Some((keys, copy, material))
+    });
+    made.map(Some).ok_or("there is no randomness")
+}
+
+/// What is asked for.
+pub(crate) fn conclusion(config: &CallerConfig, keys: Option<&MadeKeys>, id: u32, seq: Seq) -> Handshake {
+    let latency = u16::try_from(config.settings.latency.as_millis()).unwrap_or(u16::MAX);
+    let request =
+        Abilities { version: VERSION, flags: flags::LIVE, receiver_latency: latency, sender_latency: latency };
+    Handshake {
+        request: Some(request),
+        key_length: keys.map(|(keys, ..)| keys.length()),
+        key_request: keys.map(|(.., material)| material.clone()),
+        group: config.group,
+        stream_id: config.stream_id.clone(),
+        ..Handshake::new(Kind::Conclusion, id, seq)
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::crypto::{KeyLength, Keys, Passphrase};
+use crate::handshake::{Handshake, Kind};
 use crate::packet::{self, Control, Data, HEADER_BYTES, Packet, Seq};
 use crate::receive::{ACK_INTERVAL, Delivered, Receiver, WINDOW_PACKETS};
 use crate::send::Sender;
@@ -172,7 +173,9 @@ impl Stats {
 pub(crate) struct Agreed {
     pub(crate) own_id: u32,
     pub(crate) peer_id: u32,
+    /// The first number of the peer, and of this end.
     pub(crate) first_seq: Seq,
+    pub(crate) send_seq: Seq,
     pub(crate) receive_latency: Duration,
     pub(crate) send_latency: Duration,
     /// The peer's stamp on what came at `now`.
@@ -242,7 +245,7 @@ impl Connection {
             epoch: agreed.epoch,
             peer_group: agreed.peer_group,
             receiver: Receiver::new(now, agreed.first_seq, agreed.timestamp, receive_latency, window),
-            sender: Sender::new(now, agreed.first_seq, agreed.send_latency, settings.overhead_percent),
+            sender: Sender::new(now, agreed.send_seq, agreed.send_latency, settings.overhead_percent),
             settings,
             send_keys,
             receive_keys: agreed.receive_keys,
@@ -366,7 +369,12 @@ impl Connection {
     fn on_control(&mut self, now: Instant, body: Control<'_>, stamp: u32) {
         let own = self.timestamp(now);
         match body {
-            Control::Handshake(_) => self.answer_handshake(now), // it got lost
+            Control::Handshake(body) => {
+                // Asked again: the answer got lost.
+                if Handshake::parse(body).is_ok_and(|theirs| matches!(theirs.kind, Kind::Conclusion | Kind::Wave)) {
+                    self.answer_handshake(now);
+                }
+            }
             Control::Ack(ack) => {
                 self.sender.on_ack(now, &ack);
                 if ack.rtt_micros.is_some() {

@@ -46,7 +46,11 @@ pub(crate) mod flags {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Induction,
+    /// The first of a rendezvous.
+    Wave,
     Conclusion,
+    /// The last of a rendezvous.
+    Agreement,
     Refused(RejectCode),
 }
 
@@ -54,7 +58,9 @@ impl Kind {
     fn value(self) -> u32 {
         match self {
             Self::Induction => 1,
+            Self::Wave => 0,
             Self::Conclusion => 0xffff_ffff,
+            Self::Agreement => 0xffff_fffe,
             Self::Refused(code) => FAILURE + code.0,
         }
     }
@@ -140,8 +146,10 @@ impl Handshake {
         let kinds = field(4)?;
         let extension = u16::try_from(kinds & 0xffff).unwrap_or(0);
         let kind = match field(20)? {
+            0 => Kind::Wave,
             1 => Kind::Induction,
             0xffff_ffff => Kind::Conclusion,
+            0xffff_fffe => Kind::Agreement,
             code @ FAILURE..0x8000_0000 => Kind::Refused(RejectCode(code - FAILURE)),
             _ => return Err(Error::Invalid("the type of the handshake")),
         };

@@ -7,7 +7,7 @@
 //! | key wrapping | RFC 3394 |
 //!
 //! A [`Listener`] keeps no state for a peer before its cookie has come back; what it lets in becomes a [`Connection`].
-//! A [`Caller`] becomes one too. A [`Group`] is one or several of them that carry the same.
+//! A [`Caller`] becomes one too, and a [`Rendezvous`]. A [`Group`] is one or several of them that carry the same.
 //!
 //! Invariants: no I/O, no clock, no task; a peer's bytes lead to a counter or to `Err`, never to a panic; what a peer can
 //! fill has a limit with a name; what is sent before a cookie has come back is no longer than what came.
@@ -21,6 +21,7 @@ mod handshake;
 mod listener;
 mod packet;
 mod receive;
+mod rendezvous;
 mod send;
 mod stream_id;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use group::{GROUP_BIT, Group, GroupKind, GroupOutput};
 pub use handshake::Membership;
 pub use listener::{Incoming, Listener, Request};
 pub use packet::destination;
+pub use rendezvous::Rendezvous;
 pub use stream_id::{Mode, StreamId};
 
 /// Why a connection is refused, as the number that goes over the wire. spec: SRT access control §3

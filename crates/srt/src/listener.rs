@@ -11,7 +11,7 @@ use crate::connection::{Agreed, Connection, LATENCY_MAX_MS, Settings};
 use crate::crypto::{Keys, MaterialError};
 use crate::group::{GROUP_BIT, GroupKind};
 use crate::handshake::{Abilities, Handshake, Kind, MAGIC, Membership, VERSION, VERSION_MIN, flags};
-use crate::packet::{self, Control, Packet, word};
+use crate::packet::{self, Control, Packet, Seq, word};
 
 /// A cookie is good for so long, and once more.
 const COOKIE_PERIOD: Duration = Duration::from_mins(1);
@@ -84,13 +84,13 @@ impl Listener {
                 }
                 Request::check(handshake, timestamp)
             }
-            Kind::Refused(_) => Incoming::Ignored,
+            Kind::Wave | Kind::Agreement | Kind::Refused(_) => Incoming::Ignored,
         }
     }
 }
 
 impl Request {
-    fn check(handshake: Handshake, timestamp: u32) -> Incoming {
+    pub(crate) fn check(handshake: Handshake, timestamp: u32) -> Incoming {
         let refused = |code| Incoming::Refused(code, refusal(&handshake, code));
         let Some(abilities) = handshake.request.filter(|_| handshake.version == 5) else {
             return refused(if handshake.version < 5 { RejectCode::VERSION } else { RejectCode::ROGUE });
@@ -155,6 +155,18 @@ impl Request {
         group: Option<u32>,
         settings: Settings,
     ) -> Result<Connection, (RejectCode, Bytes)> {
+        self.answer(now, id, group, settings, None)
+    }
+
+    /// `own`: first number, cookie and clock of this end, where it called as well; else they are the peer's, and new.
+    pub(crate) fn answer(
+        self,
+        now: Instant,
+        id: u32,
+        group: Option<u32>,
+        settings: Settings,
+        own: Option<(Seq, u32, Instant)>,
+    ) -> Result<Connection, (RejectCode, Bytes)> {
         let refused = |code| (code, refusal(&self.handshake, code));
         let keys = match (&settings.passphrase, &self.handshake.key_request) {
             (None, None) => None,
@@ -178,27 +190,29 @@ impl Request {
         let send = wish.max(self.abilities.receiver_latency).min(LATENCY_MAX_MS);
         let response =
             Abilities { version: VERSION, flags: flags::LIVE, receiver_latency: receive, sender_latency: send };
-        let seq = self.handshake.initial_seq;
+        let first_seq = self.handshake.initial_seq;
+        let (send_seq, cookie, epoch) = own.unwrap_or((first_seq, self.handshake.cookie, now));
         let answer = Handshake {
             mtu: self.handshake.mtu.min(1500),
             response: Some(response),
             key_length: receive_keys.as_ref().map(Keys::length),
             key_response: self.handshake.key_request.clone(),
-            cookie: self.handshake.cookie,
+            cookie,
             group: self.handshake.group.zip(group).map(|(theirs, id)| Membership { id: id | GROUP_BIT, ..theirs }),
-            ..Handshake::new(Kind::Conclusion, id, seq)
+            ..Handshake::new(Kind::Conclusion, id, send_seq)
         };
         let agreed = Agreed {
             own_id: id,
             peer_id: self.handshake.socket_id,
-            first_seq: seq,
+            first_seq,
+            send_seq,
             receive_latency: Duration::from_millis(receive.into()),
             send_latency: Duration::from_millis(send.into()),
             timestamp: self.timestamp,
             send_keys,
             receive_keys,
             answer: Some(answer.write()),
-            epoch: now,
+            epoch,
             peer_group: self.handshake.group.map(|group| group.id),
         };
         let mut connection = Connection::new(now, settings, agreed);

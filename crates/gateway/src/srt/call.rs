@@ -16,7 +16,7 @@ use tracing::{Instrument as _, info, info_span, warn};
 
 use super::session::{Keeps, Path, Session};
 use super::socket::{Buffers, Socket};
-use super::{GATHER, Linked, PLAYER_WINDOW_PACKETS, SESSION_QUEUE, ToSession};
+use super::{Linked, PLAYER_WINDOW_PACKETS, SESSION_QUEUE, ToSession};
 use crate::{Gateway, rtmp_session::until};
 
 /// Largest answer to a handshake.
@@ -300,6 +300,5 @@ async fn read(socket: &Socket, peer: SocketAddr, id: u32, tell: &mpsc::Sender<To
                 let _ = tell.try_send(ToSession::Datagrams(id, bytes.clone(), each));
             }
         });
-        tokio::time::sleep(GATHER).await;
     }
 }
