@@ -49,7 +49,7 @@ soak:
 	@$(CARGO) build $(LOCKED) --release --quiet --package throughline-server --package throughline-testkit
 	@$(CARGO) xtask soak $(MINUTES)
 
-# A real OBS Studio, without a screen, publishes for 24 seconds.
+# A real OBS Studio, without a screen, publishes for 24 seconds over RTMP, then over SRT.
 drill-obs:
 	@$(CARGO) build $(LOCKED) --release --quiet --package throughline-server
 	@$(CARGO) xtask drill-obs

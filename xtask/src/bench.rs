@@ -1,10 +1,11 @@
 //! `make bench`: what a stream costs and how far behind the viewer is, beside nginx-rtmp on the same machine in the same run.
 //!
-//! `cargo xtask bench [delay|join|line|cost|publishers|memory|deliver|viewers|srt]…`: all without a name.
+//! `cargo xtask bench [delay|join|line|cost|publishers|memory|deliver|viewers|srt|loss]…`: all without a name.
 
 mod cost;
 mod delay;
 mod deliver;
+mod loss;
 mod nginx;
 mod soak;
 mod srt;
@@ -47,7 +48,7 @@ impl Running {
 
 type Bench = fn(&Path) -> anyhow::Result<()>;
 
-const ALL: [(&str, Bench); 9] = [
+const ALL: [(&str, Bench); 10] = [
     ("delay", delay::glass_to_glass),
     ("join", delay::join),
     ("line", delay::impaired_line),
@@ -57,6 +58,7 @@ const ALL: [(&str, Bench); 9] = [
     ("deliver", deliver::run),
     ("viewers", viewers::run),
     ("srt", srt::run),
+    ("loss", loss::run),
 ];
 
 pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
@@ -97,7 +99,7 @@ pub(crate) struct Ours {
     http: String,
     https: String,
     pub(crate) rtmp: String,
-    srt: String,
+    pub(crate) srt: String,
 }
 
 impl Ours {

@@ -163,6 +163,30 @@ pub struct LinkView {
     pub transport: TransportView,
 }
 
+/// What stood beside picture and sound in a transport stream.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MarkerView {
+    /// `scte35` or `klv`.
+    pub kind: String,
+    /// The PID it came on.
+    pub pid: u16,
+    /// When it came, in milliseconds since 1970, UTC.
+    pub utc_ms: i64,
+    /// The section or unit as it came, at most 4,096 bytes, as hexadecimal digits.
+    pub data: String,
+}
+
+impl MarkerView {
+    fn new(marker: &hub::Marker) -> Self {
+        let kind = match marker.kind {
+            hub::MarkerKind::Scte35 => "scte35",
+            hub::MarkerKind::Klv => "klv",
+        };
+        let data = format!("{:x}", marker.bytes);
+        Self { kind: kind.into(), pid: marker.pid, utc_ms: marker.utc_nanos / 1_000_000, data }
+    }
+}
+
 /// One thing that is wrong with the encoder's settings.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AdviceView {
@@ -218,6 +242,8 @@ pub struct StreamView {
     pub transport: Option<TransportView>,
     /// The ways over which it comes, where the publisher's protocol knows several (bonded SRT).
     pub links: Vec<LinkView>,
+    /// The last 16 SCTE 35 sections and KLV units that came in the transport stream, the newest last.
+    pub markers: Vec<MarkerView>,
     /// Repairs since the publisher connected.
     pub repairs: RepairsView,
     /// Times a source joined.
@@ -277,6 +303,7 @@ impl StreamView {
                 .collect(),
             transport: status.transport.map(TransportView::new),
             links: status.links.into_iter().map(LinkView::new).collect(),
+            markers: status.markers.iter().map(MarkerView::new).collect(),
             repairs: RepairsView {
                 jumps: repairs.jumps,
                 disorder: repairs.disorder,

@@ -5,12 +5,12 @@ use codec::adts::{self, AdtsReader};
 use codec::latm::LatmReader;
 use codec::{annexb, opus, parameter_sets};
 use container::mpegts::{Demuxer, DemuxerConfig, ElementaryStream, Event, Health, Muxer, PesUnit, StreamKind};
-use hub::{Advice, Announcement, Arrival, Entry, Item, Leg, Repairs, Tracks, Transport};
+use hub::{Advice, Announcement, Arrival, Entry, Item, Leg, Marker, MarkerKind, Repairs, Tracks, Transport};
 use media::{AudioCodec, AudioConfig, CodecConfig, TrackKind, VideoCodec};
 use std::sync::Arc;
 use std::time::Duration;
-use telemetry::{Metrics, TsError};
-use tracing::{debug, info, warn};
+use telemetry::{Metrics, TsError, TsMarker};
+use tracing::{info, warn};
 
 use crate::count_repairs;
 
@@ -27,6 +27,8 @@ pub(crate) struct TsSource {
     problems: Vec<Advice>,
     health: Health,
     repairs: Repairs,
+    /// SCTE 35 sections and KLV units that were not counted in the metrics yet.
+    markers: [u64; 2],
 }
 
 struct VideoTrack {
@@ -69,6 +71,7 @@ impl TsSource {
             problems: Vec::new(),
             health: Health::default(),
             repairs: Repairs::default(),
+            markers: [0; 2],
         }
     }
 
@@ -111,12 +114,21 @@ impl TsSource {
                         fix: "send it in the clear; SRT encrypts on the way",
                     });
                 }
-                Event::Scte35 { pid, section } => info!(pid, bytes = section.len(), "SCTE 35 section"),
-                Event::Klv { pid, payload, .. } => debug!(pid, bytes = payload.len(), "KLV metadata"),
+                Event::Scte35 { pid, section } => {
+                    info!(pid, bytes = section.len(), "SCTE 35 section");
+                    self.mark(at, MarkerKind::Scte35, pid, section);
+                }
+                Event::Klv { pid, payload, .. } => self.mark(at, MarkerKind::Klv, pid, payload),
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    fn mark(&mut self, at: Arrival, kind: MarkerKind, pid: u16, bytes: Bytes) {
+        let place = usize::from(kind == MarkerKind::Klv);
+        self.markers.get_mut(place).into_iter().for_each(|count| *count += 1);
+        self.leg.mark(Marker { kind, pid, utc_nanos: at.utc_nanos, bytes });
     }
 
     fn on_program(&mut self, at: Arrival, streams: &[ElementaryStream]) -> Result<(), String> {
@@ -241,6 +253,9 @@ impl TsSource {
     /// Adds what was repaired and what was wrong since the last time to the metrics.
     pub(crate) fn count(&mut self, metrics: &Metrics) {
         count_repairs(metrics, &self.leg, &mut self.repairs);
+        let [scte_35, klv] = std::mem::take(&mut self.markers);
+        metrics.ts_markers(TsMarker::scte35, scte_35);
+        metrics.ts_markers(TsMarker::klv, klv);
         let now = *self.demuxer.health();
         let before = std::mem::replace(&mut self.health, now);
         for (kind, now, before) in [

@@ -25,8 +25,8 @@ pub use observe::{Advice, Observed, lint};
 pub use program::{Arrival, ProgramStats};
 pub use ring::{Entry, Item, Tracks};
 pub use stream::{
-    Announcement, Leg, Link, PublishError, Publisher, Stream, StreamEvent, StreamState, StreamStatus, Subscriber,
-    Transport,
+    Announcement, Leg, Link, Marker, MarkerKind, PublishError, Publisher, Stream, StreamEvent, StreamState,
+    StreamStatus, Subscriber, Transport,
 };
 pub use timeline::{Repaired, Repairs, Timeline};
 

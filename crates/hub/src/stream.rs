@@ -1,5 +1,6 @@
 //! One stream: its legs, its program, its subscribers.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -67,6 +68,33 @@ pub struct Link {
     pub transport: Transport,
 }
 
+/// What stands beside picture and sound in a transport stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marker {
+    /// Which kind.
+    pub kind: MarkerKind,
+    /// The PID it came on.
+    pub pid: u16,
+    /// When it came, in nanoseconds of UTC.
+    pub utc_nanos: i64,
+    /// As it came: a splice information section, or a KLV unit.
+    pub bytes: Bytes,
+}
+
+/// A kind of [`Marker`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MarkerKind {
+    /// SCTE 35: a splice, an advertisement.
+    Scte35,
+    /// Metadata as key, length, value (SMPTE ST 336).
+    Klv,
+}
+
+/// Markers of each kind that are kept.
+const MARKERS_MAX: usize = 16;
+/// Bytes of a marker that are kept.
+const MARKER_BYTES_MAX: usize = 4096;
+
 /// Where a stream stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamState {
@@ -111,6 +139,8 @@ pub struct StreamStatus {
     pub transport: Option<Transport>,
     /// The ways over which the leg comes, where its protocol knows several.
     pub links: Vec<Link>,
+    /// The last markers of each kind, the newest last.
+    pub markers: Vec<Marker>,
     /// Repairs of the leg's timeline.
     pub repairs: Repairs,
     /// Counters of the program.
@@ -146,6 +176,7 @@ struct LegRecord {
     repairs: Repairs,
     transport: Option<Transport>,
     links: Vec<Link>,
+    markers: VecDeque<Marker>,
     problems: Vec<Advice>,
     /// Ends the session, with a reason.
     kick: watch::Sender<Option<String>>,
@@ -221,6 +252,7 @@ impl Stream {
             advice,
             transport: shared.leg.as_ref().and_then(|leg| leg.transport),
             links: shared.leg.as_ref().map(|leg| leg.links.clone()).unwrap_or_default(),
+            markers: shared.leg.iter().flat_map(|leg| leg.markers.iter().cloned()).collect(),
             tracks,
             publisher,
             observed,
@@ -283,6 +315,7 @@ impl Stream {
             repairs,
             transport: None,
             links: Vec::new(),
+            markers: VecDeque::new(),
             problems: Vec::new(),
             kick,
         });
@@ -543,6 +576,19 @@ impl Leg {
         if let Some(leg) = shared.leg.as_mut().filter(|leg| leg.id == self.id) {
             (leg.transport, leg.links, leg.problems) = (Some(transport), links, problems);
         }
+    }
+
+    /// Something beside picture and sound: kept for whoever asks, the last of each kind.
+    pub fn mark(&self, mut marker: Marker) {
+        marker.bytes = Bytes::copy_from_slice(marker.bytes.get(..MARKER_BYTES_MAX).unwrap_or(&marker.bytes));
+        let mut shared = self.stream.shared.lock();
+        let Some(leg) = shared.leg.as_mut().filter(|leg| leg.id == self.id) else { return };
+        let of_kind = leg.markers.iter().filter(|known| known.kind == marker.kind).count();
+        let oldest = leg.markers.iter().position(|known| known.kind == marker.kind);
+        if let Some(oldest) = oldest.filter(|_| of_kind >= MARKERS_MAX) {
+            leg.markers.remove(oldest);
+        }
+        leg.markers.push_back(marker);
     }
 
     /// One audio unit at the peer's time in nanoseconds.

@@ -277,6 +277,10 @@ pub struct SrtCallTable {
     /// What several links do: `broadcast` (all carry everything; the default) or `backup` (the heaviest that works does).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupMode>,
+    /// `caller` (the default), or `rendezvous`: the other end calls as well, each from the port that it calls, so that firewalls
+    /// which let only answers in do for both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<CallMode>,
     /// What is asked for there; `env:` and `file:` as above.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream_id: Option<String>,
@@ -286,9 +290,32 @@ pub struct SrtCallTable {
     /// Of the media's key: 128, 192 or 256. Default 128.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_bits: Option<u64>,
+    /// `ctr` (the default), or `gcm`, which needs libsrt 1.5.4 or newer there: what was changed on the way is thrown away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cipher: Option<CipherMode>,
     /// Time that lost packets have to come again. Default: that of `[srt]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<u64>,
+}
+
+/// How a call is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CipherMode {
+    /// AES in counter mode.
+    Ctr,
+    /// AES-GCM.
+    Gcm,
+}
+
+/// Who calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CallMode {
+    /// This end.
+    Caller,
+    /// Both ends.
+    Rendezvous,
 }
 
 /// What several links do.
@@ -329,6 +356,9 @@ impl SrtCallTable {
             (false, false) => return Err("there is server and links: write one of them".into()),
             (true, true) => return Err("the server is missing: write server = \"host:port\"".into()),
         };
+        if links.len() > 1 && self.mode == Some(CallMode::Rendezvous) {
+            return Err("a rendezvous has one link: write server = \"host:port\", or mode = \"caller\"".into());
+        }
         if links.len() > SRT_LINKS_MAX {
             return Err(format!("there are {} links: at most {SRT_LINKS_MAX} go", links.len()));
         }
@@ -442,10 +472,15 @@ impl SrtTable {
                     GroupMode::Broadcast => srt::GroupKind::Broadcast,
                     GroupMode::Backup => srt::GroupKind::Backup,
                 },
+                is_rendezvous: call.mode == Some(CallMode::Rendezvous),
                 stream_id: call.stream_id.as_deref().map(|text| secret(key, text)).transpose()?,
                 passphrase: call.passphrase.as_deref().map(|text| passphrase(key, text)).transpose()?,
                 key_length: srt::KeyLength::from_bytes(bits / 8)
                     .ok_or_else(|| wrong(format!("key_bits is {bits}: write 128, 192 or 256")))?,
+                cipher: match call.cipher.unwrap_or(CipherMode::Ctr) {
+                    CipherMode::Ctr => srt::Cipher::AesCtr,
+                    CipherMode::Gcm => srt::Cipher::AesGcm,
+                },
                 latency: Duration::from_millis(latency_ms),
                 silent_after: Duration::from_secs(self.silent_seconds),
             });

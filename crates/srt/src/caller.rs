@@ -206,7 +206,7 @@ pub(crate) type MadeKeys = (Keys, Keys, Bytes);
 /// New keys, where there is a passphrase.
 pub(crate) fn made_keys(settings: &Settings) -> Result<Option<MadeKeys>, &'static str> {
     let Some(passphrase) = &settings.passphrase else { return Ok(None) };
-    let made = Keys::generate(settings.key_length).and_then(|keys| {
+    let made = Keys::generate(settings.cipher, settings.key_length).and_then(|keys| {
         let (copy, material) = (keys.copy()?, keys.material(passphrase)?);
         Some((keys, copy, material))
     });

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::crypto::{KeyLength, Keys, Passphrase};
+use crate::crypto::{Cipher, KeyLength, Keys, Passphrase};
 use crate::handshake::{Handshake, Kind};
 use crate::packet::{self, Control, Data, HEADER_BYTES, Packet, Seq};
 use crate::receive::{ACK_INTERVAL, Delivered, Receiver, WINDOW_PACKETS};
@@ -37,6 +37,8 @@ pub struct Settings {
     pub passphrase: Option<Passphrase>,
     /// Of the media's key, where this end makes it.
     pub key_length: KeyLength,
+    /// How the media is encrypted, where this end says.
+    pub cipher: Cipher,
     /// Bytes that may be sent again, in percent of the media's: 5 to 100. SRT-03
     pub overhead_percent: u8,
     /// Packets until the media's key is changed.
@@ -56,6 +58,7 @@ impl Default for Settings {
             latency: Duration::from_millis(120),
             passphrase: None,
             key_length: KeyLength::Aes128,
+            cipher: Cipher::AesCtr,
             overhead_percent: 25,
             refresh_packets: REFRESH_PACKETS,
             window_packets: WINDOW_PACKETS,
@@ -336,16 +339,17 @@ impl Connection {
         };
         self.last_heard = now;
         match packet {
-            Packet::Data(data) => self.on_data(now, &data),
+            Packet::Data(data) => self.on_data(now, &data, packet::once(datagram)),
             Packet::Control { body, timestamp } => self.on_control(now, body, timestamp),
         }
     }
 
-    fn on_data(&mut self, now: Instant, data: &Data<'_>) {
+    /// `header`: as it was when the packet was sent for the first time.
+    fn on_data(&mut self, now: Instant, data: &Data<'_>, header: [u8; HEADER_BYTES]) {
         let mut payload = data.payload.to_vec();
         let is_readable = match (&self.receive_keys, data.key) {
             (None, 0) => true,
-            (Some(keys), 1 | 2) => keys.apply(data.key, data.seq, &mut payload),
+            (Some(keys), 1 | 2) => keys.decrypt(data.key, data.seq, header, &mut payload),
             _ => false, // plain where encryption was agreed on, or the other way
         };
         if !is_readable {
@@ -422,7 +426,8 @@ impl Connection {
     }
 
     pub(crate) fn is_sendable(&self, payload: &Bytes) -> bool {
-        self.closed.is_none() && payload.len() <= PAYLOAD_BYTES_MAX && !payload.is_empty()
+        let tag_bytes = self.send_keys.as_ref().map_or(0, |keys| keys.keys.cipher().tag_bytes());
+        self.closed.is_none() && payload.len() + tag_bytes <= PAYLOAD_BYTES_MAX && !payload.is_empty()
     }
 
     /// When the peer was heard last.
@@ -586,9 +591,15 @@ impl Connection {
             payload: &outgoing.payload,
         };
         let mut datagram = packet::data(&data, outgoing.message, self.peer_id);
-        if let (Some(keys), Some(payload)) = (&self.send_keys, datagram.get_mut(HEADER_BYTES..)) {
-            let is_encrypted = keys.keys.apply(key, outgoing.seq, payload);
+        if let Some(keys) = &self.send_keys {
+            let header = packet::once(&datagram);
+            let mut payload = datagram.split_off(HEADER_BYTES.min(datagram.len()));
+            let is_encrypted = keys.keys.encrypt(key, outgoing.seq, header, &mut payload);
             debug_assert!(is_encrypted, "the key in use is there");
+            if !is_encrypted {
+                payload.clear(); // rather nothing than in plain
+            }
+            datagram.unsplit(payload);
         }
         datagram.freeze()
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 
+use aws_lc_rs::aead::{AES_128_GCM, AES_192_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{
     AES_128, AES_192, AES_256, Algorithm, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext,
     UnboundCipherKey,
@@ -11,7 +12,7 @@ use aws_lc_rs::iv::FixedLength;
 use aws_lc_rs::pbkdf2;
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::packet::Seq;
+use crate::packet::{HEADER_BYTES, Seq};
 
 /// spec: draft-sharabayko-srt-01 §6.1.3
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(2048).expect("not zero");
@@ -81,6 +82,34 @@ impl KeyLength {
     }
 }
 
+/// How the media is encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cipher {
+    /// AES in counter mode: hides, and does not show what was changed on the way.
+    #[default]
+    AesCtr,
+    /// AES-GCM, 16 bytes more a packet: what was changed on the way is thrown away. Peers from 1.5.4 on.
+    AesGcm,
+}
+
+impl Cipher {
+    /// Cipher and authentication in key material.
+    fn wire(self) -> (u8, u8) {
+        match self {
+            Self::AesCtr => (2, 0),
+            Self::AesGcm => (4, 1),
+        }
+    }
+
+    /// Bytes that a packet gets longer.
+    pub(crate) fn tag_bytes(self) -> usize {
+        match self {
+            Self::AesCtr => 0,
+            Self::AesGcm => 16,
+        }
+    }
+}
+
 /// Why key material cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MaterialError {
@@ -93,13 +122,19 @@ pub(crate) enum MaterialError {
 /// The key of one parity.
 struct MediaKey {
     bytes: Box<[u8]>,
-    key: EncryptingKey,
+    key: Key,
+}
+
+enum Key {
+    Ctr(Box<EncryptingKey>),
+    Gcm(LessSafeKey),
 }
 
 /// The keys of one direction: what encrypts the media, and the salt.
 pub(crate) struct Keys {
     salt: [u8; SALT_BYTES],
     length: KeyLength,
+    cipher: Cipher,
     /// Even, odd.
     by_parity: [Option<MediaKey>; 2],
 }
@@ -110,17 +145,29 @@ impl fmt::Debug for Keys {
     }
 }
 
-fn media_key(length: KeyLength, bytes: &[u8]) -> Option<MediaKey> {
-    let key = UnboundCipherKey::new(length.algorithm(), bytes).ok()?;
-    Some(MediaKey { bytes: bytes.into(), key: EncryptingKey::ctr(key).ok()? })
+fn media_key(cipher: Cipher, length: KeyLength, bytes: &[u8]) -> Option<MediaKey> {
+    let key = match cipher {
+        Cipher::AesCtr => {
+            Key::Ctr(Box::new(EncryptingKey::ctr(UnboundCipherKey::new(length.algorithm(), bytes).ok()?).ok()?))
+        }
+        Cipher::AesGcm => {
+            let algorithm = match length {
+                KeyLength::Aes128 => &AES_128_GCM,
+                KeyLength::Aes192 => &AES_192_GCM,
+                KeyLength::Aes256 => &AES_256_GCM,
+            };
+            Key::Gcm(LessSafeKey::new(UnboundKey::new(algorithm, bytes).ok()?))
+        }
+    };
+    Some(MediaKey { bytes: bytes.into(), key })
 }
 
 impl Keys {
     /// One key, for even packets, and a salt.
-    pub(crate) fn generate(length: KeyLength) -> Option<Self> {
+    pub(crate) fn generate(cipher: Cipher, length: KeyLength) -> Option<Self> {
         let mut salt = [0; SALT_BYTES];
         aws_lc_rs::rand::fill(&mut salt).ok()?;
-        let mut keys = Self { salt, length, by_parity: [None, None] };
+        let mut keys = Self { salt, length, cipher, by_parity: [None, None] };
         keys.renew(0)?;
         Some(keys)
     }
@@ -129,7 +176,7 @@ impl Keys {
     pub(crate) fn renew(&mut self, parity: usize) -> Option<()> {
         let mut bytes = vec![0; self.length.bytes()];
         aws_lc_rs::rand::fill(&mut bytes).ok()?;
-        *self.by_parity.get_mut(parity)? = Some(media_key(self.length, &bytes)?);
+        *self.by_parity.get_mut(parity)? = Some(media_key(self.cipher, self.length, &bytes)?);
         Some(())
     }
 
@@ -137,16 +184,58 @@ impl Keys {
         self.length
     }
 
-    /// Encrypts or decrypts in place, which is the same; `false` if there is no key of that parity.
-    ///
-    /// spec: draft-sharabayko-srt-01 §6.2.2: the salt's first 112 bits, the packet's number in the last four bytes of them
-    pub(crate) fn apply(&self, flag: u8, seq: Seq, payload: &mut [u8]) -> bool {
+    pub(crate) fn cipher(&self) -> Cipher {
+        self.cipher
+    }
+
+    fn key(&self, flag: u8) -> Option<&Key> {
         let parity = match flag {
             1 => 0,
             2 => 1,
-            _ => return false,
+            _ => return None,
         };
-        let Some(Some(key)) = self.by_parity.get(parity) else { return false };
+        self.by_parity.get(parity)?.as_ref().map(|key| &key.key)
+    }
+
+    /// Encrypts in place what follows the header, which is as it goes out but for the mark of a repeated packet; `false` if
+    /// there is no key of that parity.
+    pub(crate) fn encrypt(&self, flag: u8, seq: Seq, header: [u8; HEADER_BYTES], payload: &mut BytesMut) -> bool {
+        match self.key(flag) {
+            None => false,
+            Some(Key::Ctr(key)) => self.apply(key, seq, payload),
+            Some(Key::Gcm(key)) => {
+                let sealed = key.seal_in_place_separate_tag(self.nonce(seq), Aad::from(header), payload);
+                sealed.map(|tag| payload.extend_from_slice(tag.as_ref())).is_ok()
+            }
+        }
+    }
+
+    /// Decrypts in place; `false` if there is no key of that parity, or where the packet is not as it was sent.
+    pub(crate) fn decrypt(&self, flag: u8, seq: Seq, header: [u8; HEADER_BYTES], payload: &mut Vec<u8>) -> bool {
+        match self.key(flag) {
+            None => false,
+            Some(Key::Ctr(key)) => self.apply(key, seq, payload),
+            Some(Key::Gcm(key)) => {
+                let opened = key.open_in_place(self.nonce(seq), Aad::from(header), payload).map(|plain| plain.len());
+                opened.map(|length| payload.truncate(length)).is_ok()
+            }
+        }
+    }
+
+    /// As libsrt has it since 1.5.4: the salt's first 96 bits, the packet's number in the last four bytes of them.
+    fn nonce(&self, seq: Seq) -> Nonce {
+        let mut nonce = [0; NONCE_LEN];
+        let numbered = [0; NONCE_LEN - 4].into_iter().chain(seq.value().to_be_bytes());
+        for ((place, salt), number) in nonce.iter_mut().zip(self.salt).zip(numbered) {
+            *place = salt ^ number;
+        }
+        Nonce::assume_unique_for_key(nonce)
+    }
+
+    /// Encrypts or decrypts in counter mode, which is the same.
+    ///
+    /// spec: draft-sharabayko-srt-01 §6.2.2: the salt's first 112 bits, the packet's number in the last four bytes of them
+    fn apply(&self, key: &EncryptingKey, seq: Seq, payload: &mut [u8]) -> bool {
         let mut block = self.salt;
         let [.., a, b, c, d, last, least] = &mut block;
         for (place, byte) in [a, b, c, d].into_iter().zip(seq.value().to_be_bytes()) {
@@ -154,7 +243,7 @@ impl Keys {
         }
         (*last, *least) = (0, 0);
         let context = EncryptionContext::Iv128(FixedLength::from(block));
-        key.key.less_safe_encrypt(payload, context).is_ok()
+        key.less_safe_encrypt(payload, context).is_ok()
     }
 
     /// Writes the message that carries the keys that are there.
@@ -171,7 +260,8 @@ impl Keys {
         let mut out = BytesMut::new();
         out.put_slice(&[0x12, 0x20, 0x29, flags]); // version 1, key material, signature "HAI"
         out.put_u32(0); // key encryption key: by passphrase
-        out.put_slice(&[2, 0, 2, 0, 0, 0]); // AES-CTR, no authentication, MPEG-TS over SRT
+        let (cipher, authentication) = self.cipher.wire();
+        out.put_slice(&[cipher, authentication, 2, 0, 0, 0]); // 2: MPEG-TS over SRT
         out.put_u8(u8::try_from(SALT_BYTES / 4).ok()?);
         out.put_u8(u8::try_from(self.length.bytes() / 4).ok()?);
         out.put_slice(&self.salt);
@@ -189,7 +279,9 @@ impl Keys {
         debug_assert_eq!(material.len() - rest.len(), MATERIAL_HEADER_BYTES, "as the pattern says");
         let length = KeyLength::from_bytes(usize::from(key_words) * 4).ok_or(MaterialError::Invalid)?;
         let flags = flags & 3;
-        if cipher != 2 || auth != 0 || usize::from(salt_words) * 4 != SALT_BYTES || flags == 0 {
+        let cipher = [Cipher::AesCtr, Cipher::AesGcm].into_iter().find(|known| known.wire() == (cipher, auth));
+        let cipher = cipher.ok_or(MaterialError::Invalid)?;
+        if usize::from(salt_words) * 4 != SALT_BYTES || flags == 0 {
             return Err(MaterialError::Invalid);
         }
         let count = usize::from(flags & 1) + usize::from(flags >> 1);
@@ -199,11 +291,11 @@ impl Keys {
         }
         let salt: [u8; SALT_BYTES] = salt.try_into().map_err(|_| MaterialError::Invalid)?;
         let joined = unwrap(&kek(passphrase, &salt, length), length, wrapped).ok_or(MaterialError::WrongPassphrase)?;
-        let mut keys = Self { salt, length, by_parity: [None, None] };
+        let mut keys = Self { salt, length, cipher, by_parity: [None, None] };
         let mut found = joined.chunks_exact(length.bytes());
         for (parity, place) in keys.by_parity.iter_mut().enumerate() {
             if flags >> parity & 1 == 1 {
-                *place = found.next().and_then(|bytes| media_key(length, bytes));
+                *place = found.next().and_then(|bytes| media_key(cipher, length, bytes));
             }
         }
         Ok(keys)
@@ -211,9 +303,10 @@ impl Keys {
 
     /// The same keys again, for the other direction.
     pub(crate) fn copy(&self) -> Option<Self> {
-        let copied = |key: &Option<MediaKey>| key.as_ref().map(|key| media_key(self.length, &key.bytes).ok_or(()));
+        let copied =
+            |key: &Option<MediaKey>| key.as_ref().map(|key| media_key(self.cipher, self.length, &key.bytes).ok_or(()));
         let [even, odd] = [0, 1].map(|parity| self.by_parity.get(parity).and_then(copied).transpose());
-        Some(Self { salt: self.salt, length: self.length, by_parity: [even.ok()?, odd.ok()?] })
+        Some(Self { by_parity: [even.ok()?, odd.ok()?], ..*self })
     }
 
     /// The flag of a key that is there.
@@ -223,7 +316,7 @@ impl Keys {
 
     /// Takes over the keys of a later message; those it does not carry stay.
     pub(crate) fn take_over(&mut self, newer: Self) {
-        if newer.salt != self.salt || newer.length != self.length {
+        if (newer.salt, newer.length, newer.cipher) != (self.salt, self.length, self.cipher) {
             *self = newer;
             return;
         }
@@ -326,16 +419,28 @@ mod tests {
     #[test]
     fn material_reads_back_and_another_passphrase_does_not() {
         let [right, wrong] = ["0123456789", "0123456780"].map(|text| Passphrase::new(text).expect("long enough"));
-        for length in [KeyLength::Aes128, KeyLength::Aes192, KeyLength::Aes256] {
-            let mut keys = Keys::generate(length).expect("random");
+        let ciphers = [Cipher::AesCtr, Cipher::AesGcm];
+        let lengths = [KeyLength::Aes128, KeyLength::Aes192, KeyLength::Aes256];
+        for (cipher, length) in ciphers.into_iter().flat_map(|cipher| lengths.map(|length| (cipher, length))) {
+            let mut keys = Keys::generate(cipher, length).expect("random");
             for _ in 0..2 {
                 let material = keys.material(&right).expect("writes");
                 let read = Keys::read(&material, &right).expect("reads");
-                let mut payload = *b"some media";
-                assert!(keys.apply(1, Seq::new(7), &mut payload));
-                assert_ne!(&payload, b"some media");
-                assert!(read.apply(1, Seq::new(7), &mut payload));
-                assert_eq!(&payload, b"some media");
+                let (header, mut payload) = ([5; HEADER_BYTES], BytesMut::from(&b"some media"[..]));
+                assert!(keys.encrypt(1, Seq::new(7), header, &mut payload));
+                assert_ne!(&payload[..10], b"some media");
+                assert_eq!(payload.len(), 10 + cipher.tag_bytes());
+                let mut plain = payload.to_vec();
+                assert!(read.decrypt(1, Seq::new(7), header, &mut plain));
+                assert_eq!(plain, b"some media");
+                for at in 0..payload.len() {
+                    let mut changed = payload.to_vec();
+                    changed[at] ^= 1;
+                    let is_taken = read.decrypt(1, Seq::new(7), header, &mut changed);
+                    assert_eq!(is_taken, cipher == Cipher::AesCtr, "what was changed is thrown away");
+                }
+                let is_taken = read.decrypt(1, Seq::new(7), [6; HEADER_BYTES], &mut payload.to_vec());
+                assert_eq!(is_taken, cipher == Cipher::AesCtr, "the header belongs to it");
                 assert_eq!(Keys::read(&material, &wrong).err(), Some(MaterialError::WrongPassphrase));
                 for end in 0..material.len() {
                     assert_eq!(Keys::read(&material[..end], &right).err(), Some(MaterialError::Invalid), "{end} bytes");

@@ -7,8 +7,10 @@ use crate::packet::{Seq, word};
 use crate::stream_id;
 use crate::{Error, RejectCode};
 
-/// Version 1.5.3: what this implementation speaks.
-pub(crate) const VERSION: u32 = 0x01_05_03;
+/// Version 1.5.4: what this implementation speaks.
+pub(crate) const VERSION: u32 = 0x01_05_04;
+/// The oldest peer whose AES-GCM is ours: before, libsrt tried another form.
+pub(crate) const VERSION_GCM: u32 = 0x01_05_04;
 /// The oldest peer: 1.3.0, since when the handshake is what it is. spec: draft-sharabayko-srt-01 §3.2.1
 pub(crate) const VERSION_MIN: u32 = 0x01_03_00;
 const FIXED_BYTES: usize = 48;

@@ -29,7 +29,7 @@ mod tests;
 
 pub use caller::{Caller, CallerConfig, Progress};
 pub use connection::{CloseReason, Connection, Event, Output, Settings, Stats};
-pub use crypto::{KeyLength, Passphrase, PassphraseError};
+pub use crypto::{Cipher, KeyLength, Passphrase, PassphraseError};
 pub use group::{GROUP_BIT, Group, GroupKind, GroupOutput};
 pub use handshake::Membership;
 pub use listener::{Incoming, Listener, Request};
@@ -54,6 +54,8 @@ impl RejectCode {
     pub const UNSECURE: Self = Self(11);
     /// A packet filter was asked for that is not there.
     pub const FILTER: Self = Self(14);
+    /// The cipher is not possible here.
+    pub const CRYPTO: Self = Self(17);
     /// Groups are not possible here.
     pub const GROUP: Self = Self(15);
     /// The stream identifier cannot be understood.
@@ -83,6 +85,7 @@ impl std::fmt::Display for RejectCode {
             Self::BAD_SECRET => "the passphrase is wrong",
             Self::UNSECURE => "one side wants encryption and the other does not",
             Self::FILTER => "packet filters are not supported",
+            Self::CRYPTO => "the cipher does not fit: AES-GCM takes libsrt 1.5.4 or newer on both sides",
             Self::GROUP => "the group cannot be joined",
             Self::BAD_REQUEST => "the stream identifier cannot be understood",
             Self::UNAUTHORIZED => "the key is missing or wrong",

@@ -8,9 +8,9 @@ use bytes::Bytes;
 
 use crate::RejectCode;
 use crate::connection::{Agreed, Connection, LATENCY_MAX_MS, Settings};
-use crate::crypto::{Keys, MaterialError};
+use crate::crypto::{Cipher, Keys, MaterialError};
 use crate::group::{GROUP_BIT, GroupKind};
-use crate::handshake::{Abilities, Handshake, Kind, MAGIC, Membership, VERSION, VERSION_MIN, flags};
+use crate::handshake::{Abilities, Handshake, Kind, MAGIC, Membership, VERSION, VERSION_GCM, VERSION_MIN, flags};
 use crate::packet::{self, Control, Packet, Seq, word};
 
 /// A cookie is good for so long, and once more.
@@ -175,6 +175,9 @@ impl Request {
                     MaterialError::WrongPassphrase => refused(RejectCode::BAD_SECRET),
                     MaterialError::Invalid => refused(RejectCode::ROGUE),
                 })?;
+                if keys.cipher() == Cipher::AesGcm && self.abilities.version < VERSION_GCM {
+                    return Err(refused(RejectCode::CRYPTO));
+                }
                 let copy = keys.copy().ok_or_else(|| refused(RejectCode::RESOURCE))?;
                 Some((keys, copy))
             }

@@ -39,6 +39,17 @@ impl Seq {
     }
 }
 
+/// The header of a data packet as it was when the packet was sent for the first time.
+/// spec: draft-sharabayko-srt-01 §3.1: the flag R marks a repeated one
+pub(crate) fn once(datagram: &[u8]) -> [u8; HEADER_BYTES] {
+    const REPEATED: u8 = 0x04;
+    let mut header: [u8; HEADER_BYTES] = datagram.first_chunk().copied().unwrap_or_default();
+    if let Some(flags) = header.get_mut(4) {
+        *flags &= !REPEATED;
+    }
+    header
+}
+
 /// Where a packet is for: the socket it names, 0 for a listener. `None`: too short.
 pub fn destination(datagram: &[u8]) -> Option<u32> {
     word(datagram, 12)

@@ -11,11 +11,12 @@ use crate::packet::{self, Control, Data, Packet, Seq};
 use crate::receive::{Receiver, WINDOW_PACKETS};
 use crate::send::Sender;
 use crate::{
-    Caller, CallerConfig, CloseReason, Connection, Event, Incoming, KeyLength, Listener, Output, Passphrase, Progress,
-    RejectCode, Settings,
+    Caller, CallerConfig, Cipher, CloseReason, Connection, Event, Incoming, KeyLength, Listener, Output, Passphrase,
+    Progress, RejectCode, Settings,
 };
 
 mod group;
+mod rendezvous;
 
 const MILLI: Duration = Duration::from_millis(1);
 
@@ -256,9 +257,11 @@ fn a_hole_that_cannot_be_filled_is_told_and_the_stream_goes_on() {
 #[test]
 fn every_key_length_carries_and_keys_change_under_way() {
     let line = Line { delay: MILLI * 10, jitter: MILLI, loss_per_mille: 30 };
-    for key_length in [KeyLength::Aes128, KeyLength::Aes192, KeyLength::Aes256] {
+    let lengths = [KeyLength::Aes128, KeyLength::Aes192, KeyLength::Aes256];
+    let ciphers = [Cipher::AesCtr, Cipher::AesGcm];
+    for (cipher, key_length) in ciphers.into_iter().flat_map(|cipher| lengths.map(|length| (cipher, length))) {
         let passphrase = Some(Passphrase::new("correct horse").expect("long enough"));
-        let settings = Settings { passphrase, key_length, refresh_packets: 300, ..settings(300) };
+        let settings = Settings { passphrase, key_length, cipher, refresh_packets: 300, ..settings(300) };
         let run = run(line, 5, &settings, 3000, None);
         assert_eq!((run.numbers().len(), run.lost()), (3000, 0), "{key_length:?}: {:?}", run.receiver);
         assert!(run.numbers().iter().all(|(number, _)| *number < 3000));
@@ -498,7 +501,8 @@ fn encryption_is_not_left_by_material_of_any_wrong_length_nor_by_plain_packets()
     let mut network = Network::new(QUIET, 1);
     let caller = CallerConfig { settings: settings.clone(), ..CallerConfig::default() };
     let (mut ours, mut theirs) = connect(&mut now, &mut network, caller, &settings).expect("connects");
-    let material = crate::crypto::Keys::generate(KeyLength::Aes128).and_then(|keys| keys.material(&passphrase));
+    let material =
+        crate::crypto::Keys::generate(Cipher::AesCtr, KeyLength::Aes128).and_then(|keys| keys.material(&passphrase));
     let material = material.expect("random");
     for length in 0..material.len() {
         theirs.handle_datagram(now, &packet::key_request(&material[..length], 0, theirs.id()));

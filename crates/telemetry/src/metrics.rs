@@ -129,6 +129,16 @@ pub enum TsError {
     oversized_unit,
 }
 
+/// What stands beside picture and sound in a transport stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "label values are written as they are named")]
+pub enum TsMarker {
+    /// SCTE 35 sections.
+    scte35,
+    /// KLV units.
+    klv,
+}
+
 /// A repair of the timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "label values are written as they are named")]
@@ -197,6 +207,11 @@ struct SrtLabels {
     what: SrtCount,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MarkerLabels {
+    kind: TsMarker,
+}
+
 /// What is wrong with a transport stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TsLabels {
@@ -222,6 +237,7 @@ pub struct Metrics {
     repairs: Family<RepairLabels, Counter>,
     srt_packets: Family<SrtLabels, Counter>,
     ts_errors: Family<TsLabels, Counter>,
+    ts_markers: Family<MarkerLabels, Counter>,
     http_requests: Family<HttpLabels, Counter>,
     /// SRT datagrams dropped because their session was too slow.
     pub srt_queue_drops: Counter,
@@ -259,6 +275,7 @@ impl Metrics {
             repairs: Family::default(),
             srt_packets: Family::default(),
             ts_errors: Family::default(),
+            ts_markers: Family::default(),
             http_requests: Family::default(),
             srt_queue_drops: Counter::default(),
             http_sent_bytes: Counter::default(),
@@ -289,6 +306,7 @@ impl Metrics {
             m.srt_queue_drops.clone(),
         );
         registry.register("ts_errors", "Errors of transport streams, as in ETSI TR 101 290", m.ts_errors.clone());
+        registry.register("ts_markers", "SCTE 35 sections and KLV units in transport streams", m.ts_markers.clone());
         registry.register("http_requests", "HTTP requests answered, by class and status", m.http_requests.clone());
         registry.register("http_sent_bytes", "Bytes of HTTP response bodies", m.http_sent_bytes.clone());
         registry.register("http_connections", "HTTP connections that are open", m.http_connections.clone());
@@ -353,6 +371,13 @@ impl Metrics {
         }
     }
 
+    /// Markers of a transport stream.
+    pub fn ts_markers(&self, kind: TsMarker, count: u64) {
+        if count > 0 {
+            self.ts_markers.get_or_create(&MarkerLabels { kind }).inc_by(count);
+        }
+    }
+
     /// So many errors of transport streams.
     pub fn ts_error(&self, error: TsError, count: u64) {
         if count > 0 {
@@ -384,6 +409,7 @@ mod tests {
         metrics.received_bytes(Protocol::rtmp);
         metrics.srt_packets(SrtCount::received, 1);
         metrics.ts_error(TsError::crc, 1);
+        metrics.ts_markers(TsMarker::klv, 1);
         metrics.rejected(RejectReason::busy);
         metrics.repaired(RepairKind::jump, 1);
         metrics.http_request(HttpClass::page, 200);

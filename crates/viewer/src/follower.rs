@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use hls::read::{ByteRange, MultivariantPlaylist, Playlist};
 
+use crate::bandwidth::Bandwidth;
 use crate::playback::{Change, Moment, Playback};
 use crate::quality::{Quality, Startup};
 use crate::url::Url;
@@ -177,7 +178,7 @@ pub struct Follower {
     retry_at: Option<Instant>,
     variant: usize,
     switched_at: Option<Instant>,
-    bandwidth: u64,
+    bandwidth: Bandwidth,
     tracks: Vec<Track>,
     pending: Vec<(u64, Purpose)>,
     next_id: u64,
@@ -207,7 +208,7 @@ impl Follower {
             retry_at: None,
             variant: 0,
             switched_at: None,
-            bandwidth: settings.bandwidth,
+            bandwidth: Bandwidth::new(settings.bandwidth),
             tracks: Vec::new(),
             pending: Vec::new(),
             next_id: 0,
@@ -401,7 +402,7 @@ impl Follower {
         if let Some(fixed) = self.settings.variant {
             return fixed.min(list.variants.len().saturating_sub(1));
         }
-        let allowed = self.bandwidth.saturating_mul(BANDWIDTH_PERCENT) / 100;
+        let allowed = self.bandwidth.estimate().saturating_mul(BANDWIDTH_PERCENT) / 100;
         let rates = || list.variants.iter().map(|variant| variant.bandwidth.unwrap_or(0)).enumerate();
         let fits = rates().filter(|(_, rate)| *rate <= allowed).max_by_key(|(_, rate)| *rate);
         fits.or_else(|| rates().min_by_key(|(_, rate)| *rate)).map_or(0, |(index, _)| index)
@@ -533,9 +534,7 @@ impl Follower {
         if index != 0 || answer.bytes < MEASURED_BYTES_MIN {
             return;
         }
-        let measured =
-            answer.bytes.saturating_mul(8_000_000) / u64::try_from(body.as_micros()).unwrap_or(u64::MAX).max(1);
-        self.bandwidth = (self.bandwidth.saturating_mul(3).saturating_add(measured.min(u64::MAX / 8))) / 4;
+        self.bandwidth.add(answer.bytes, body);
         let is_early = self.switched_at.is_some_and(|last| at.now.saturating_duration_since(last) < SWITCH_PAUSE);
         let Some(list) = self.list().filter(|list| list.variants.len() > 1 && !is_early) else { return };
         let wanted = self.choose(list);

@@ -12,6 +12,7 @@
 //! Invariants: the follower is told the time and does no I/O; bodies of media are counted and thrown away; whatever a server
 //! sends leads to a figure or a message, never to a panic.
 
+mod bandwidth;
 pub mod check;
 pub mod client;
 pub mod follower;

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use hub::{Publisher, StreamState};
 use media::StreamName;
-use srt::{Caller, CallerConfig, Connection, Group, GroupKind, KeyLength, Membership, Passphrase, Progress, Settings};
+use srt::{
+    Caller, CallerConfig, Cipher, Connection, Group, GroupKind, KeyLength, Membership, Passphrase, Progress,
+    Rendezvous, Settings,
+};
 use telemetry::{CloseReason, Protocol, catch_panic};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
@@ -49,12 +52,16 @@ pub struct SrtCall {
     pub links: Vec<SrtLink>,
     /// What several links do.
     pub group: GroupKind,
+    /// The other end calls as well, from the port that is called to this end's port of the same number; over one link only.
+    pub is_rendezvous: bool,
     /// What is asked for there.
     pub stream_id: Option<String>,
     /// Shared with the other server.
     pub passphrase: Option<Passphrase>,
     /// Of the media's key.
     pub key_length: KeyLength,
+    /// How the media is encrypted.
+    pub cipher: Cipher,
     /// Time that lost packets have to come again.
     pub latency: Duration,
     /// A source that sends no media for so long is called anew.
@@ -250,21 +257,27 @@ async fn connect(
     let like = |peer: &SocketAddr| link.from.is_none_or(|from| from.is_ipv4() == peer.is_ipv4());
     let peer = found.find(like).ok_or("the name has no address")?;
     let any: IpAddr = if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((link.from.unwrap_or(any), 0)).await.map_err(text)?;
+    let port = if call.is_rendezvous { peer.port() } else { 0 };
+    let socket = UdpSocket::bind((link.from.unwrap_or(any), port)).await.map_err(text)?;
     let is_push = call.direction == Direction::Push;
     let defaults = Settings::default();
     let settings = Settings {
         latency: call.latency,
         passphrase: call.passphrase.clone(),
         key_length: call.key_length,
+        cipher: call.cipher,
         window_packets: if is_push { PLAYER_WINDOW_PACKETS } else { defaults.window_packets },
         ..defaults
     };
     let group = bond.group.map(|id| Membership { id, kind: call.group.wire(), weight: link.weight });
     let config = CallerConfig { settings, stream_id: call.stream_id.clone(), group, ..CallerConfig::default() };
-    let id = (getrandom::u32().map_err(|error| error.to_string())? & 0x3fff_ffff).max(1);
-    let caller = Caller::new(Instant::now(), config, id, bond.initial_seq).map_err(str::to_owned)?;
-    let mut caller = caller.with_epoch(bond.epoch);
+    let random = || getrandom::u32().map_err(|error| error.to_string());
+    let (now, id) = (Instant::now(), (random()? & 0x3fff_ffff).max(1));
+    let mut caller = if call.is_rendezvous {
+        Calling::Rendezvous(Rendezvous::new(now, config, id, bond.initial_seq, random()?)?)
+    } else {
+        Calling::Caller(Caller::new(now, config, id, bond.initial_seq)?.with_epoch(bond.epoch))
+    };
     let mut buffer = [0; DATAGRAM_BYTES_MAX];
     loop {
         let deadline = match caller.poll() {
@@ -286,6 +299,35 @@ async fn connect(
             }
             () = until(Some(deadline)) => caller.handle_timeout(Instant::now()),
             () = gateway.shutdown.cancelled() => return Err("the server is restarting".into()),
+        }
+    }
+}
+
+/// A call that is being made.
+enum Calling {
+    Caller(Caller),
+    Rendezvous(Rendezvous),
+}
+
+impl Calling {
+    fn poll(&mut self) -> Progress {
+        match self {
+            Self::Caller(caller) => caller.poll(),
+            Self::Rendezvous(rendezvous) => rendezvous.poll(),
+        }
+    }
+
+    fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) {
+        match self {
+            Self::Caller(caller) => caller.handle_datagram(now, datagram),
+            Self::Rendezvous(rendezvous) => rendezvous.handle_datagram(now, datagram),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        match self {
+            Self::Caller(caller) => caller.handle_timeout(now),
+            Self::Rendezvous(rendezvous) => rendezvous.handle_timeout(now),
         }
     }
 }

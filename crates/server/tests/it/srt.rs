@@ -481,3 +481,134 @@ async fn srt_05_latencies_from_20_ms_to_2_s_are_agreed_on_and_kept() {
         assert!(held <= millis + 100 && held + 300 >= millis, "what is held is the latency: {view}");
     }
 }
+
+/// Each end calls from the port that it calls: here they have the same port on two addresses.
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_rendezvous_with_libsrt_brings_and_takes_a_stream() {
+    let (from, to) = (free_udp_port(), free_udp_port());
+    let meet = |port: u16, secret: Option<&str>| SrtCallTable {
+        stream: "show".into(),
+        server: String::new(),
+        links: vec![server::config::SrtLinkTable {
+            server: format!("127.0.0.1:{port}"),
+            from: Some([127, 0, 0, 2].into()),
+            weight: 0,
+        }],
+        mode: Some(server::config::CallMode::Rendezvous),
+        passphrase: secret.map(str::to_owned),
+        key_bits: Some(256),
+        ..SrtCallTable::default()
+    };
+    let rig = Rig::with(|file| {
+        file.srt.pull.push(meet(from, None));
+        file.srt.push.push(meet(to, Some(PASSPHRASE)));
+    })
+    .await;
+    let port = free_udp_port();
+    let (source, there) =
+        (format!("udp://127.0.0.1:{port}"), format!("srt://127.0.0.2:{from}?mode=rendezvous&adapter=127.0.0.1"));
+    let _transmit = Program::start("/usr/bin/srt-live-transmit", ["-q", source.as_str(), there.as_str()]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let _encoder = encoder_to_udp(port);
+    check_media(&rig, "show", &[("video", "h264,640,360"), ("audio", "aac,48000")]).await;
+    assert_eq!(rig.api("/api/v1/streams/show").await["transport"]["dropped"], 0);
+
+    let file = rig.state.join("met.ts");
+    let there = format!("srt://127.0.0.2:{to}?mode=rendezvous&adapter=127.0.0.1&passphrase={PASSPHRASE}&pbkeylen=32");
+    let mut receiver = tokio::process::Command::new("/usr/bin/srt-live-transmit");
+    let out = std::fs::File::create(&file).expect("writes");
+    let mut receiver =
+        receiver.args(["-q", &there, "file://con"]).stdout(out).kill_on_drop(true).spawn().expect("it is installed");
+    eventually("it is sent", || async {
+        (std::fs::metadata(&file).is_ok_and(|file| file.len() > 500_000)).then_some(())
+    })
+    .await;
+    receiver.kill().await.expect("it runs");
+    let mut demuxer = container::mpegts::Demuxer::new(container::mpegts::DemuxerConfig::default());
+    demuxer.push(&std::fs::read(&file).expect("reads"));
+    while demuxer.poll().is_some() {}
+    assert_eq!(demuxer.health().continuity_count_error, 0, "{:?}", demuxer.health());
+}
+
+/// Handshakes without end from many addresses: nothing is kept of them, and a stream goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_a_flood_of_handshakes_from_many_addresses_leaves_nothing_behind() {
+    let rig = Rig::start().await;
+    let _encoder = encoder().publish(&publish_url(&rig, "show").await);
+    rig.multivariant("show").await;
+    let (mut asked, mut answered) = (0u64, 0u64);
+    for round in 0..20u32 {
+        for host in 1..=250u8 {
+            let net = [127, 9, u8::try_from(round).expect("small"), host];
+            let source = std::net::UdpSocket::bind(std::net::SocketAddr::from((net, 0))).expect("a port");
+            source.set_nonblocking(true).expect("can be");
+            let config =
+                srt::CallerConfig { stream_id: Some("publish:show:wrong".into()), ..srt::CallerConfig::default() };
+            let now = std::time::Instant::now();
+            let mut caller = srt::Caller::new(now, config, 1 + u32::from(host), round).expect("valid");
+            let mut buffer = [0; 1500];
+            // Half of them go on to ask for a stream with a wrong key, and are refused.
+            for _ in 0..=u32::from(host % 2) {
+                while let srt::Progress::Send(datagram) = caller.poll() {
+                    asked += datagram.len() as u64;
+                    let _ = source.send_to(&datagram, rig.srt());
+                }
+                for _ in 0..20 {
+                    if let Ok(length) = source.recv(&mut buffer) {
+                        answered += length as u64;
+                        caller.handle_datagram(now, &buffer[..length]);
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_micros(200)).await;
+                }
+            }
+        }
+    }
+    assert!(answered <= asked && answered > asked / 4, "{answered} bytes for {asked}");
+    eventually("all are forgotten", || async {
+        let text = testkit::http::get(rig.addresses.ops.expect("listens"), "/metrics").await.text().to_owned();
+        let sum = |name: &str| {
+            let lines = text.lines().filter(|line| line.starts_with(name) && line.contains("\"srt\""));
+            lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
+        };
+        let [opened, closed] =
+            ["throughline_ingest_sessions_opened_total{", "throughline_ingest_sessions_closed_total{"].map(sum);
+        (opened > 1000 && opened - closed == 1).then_some(())
+    })
+    .await;
+    assert!(counted(&rig, "throughline_ingest_rejected_total{reason=\"unauthorized\"}").await > 1000);
+    let view = rig.api("/api/v1/streams/show").await;
+    assert_eq!((&view["state"], &view["transport"]["dropped"]), (&"live".into(), &0.into()), "{view}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_klv_beside_the_picture_is_kept_and_counted() {
+    let rig = Rig::start().await;
+    let unit = b"\x06\x0e\x2b\x34\x02\x0b\x01\x01\x0e\x01\x03\x01\x01\x00\x00\x00\x04abcd";
+    let file = rig.state.join("one.klv");
+    std::fs::write(&file, unit).expect("writes");
+    let (uri, id) =
+        (format!("uri=srt://{}?mode=caller", rig.srt()), format!("streamid=publish:show:{}", rig.key("show").await));
+    let location = format!("location={}", file.display());
+    let line = "videotestsrc is-live=true ! video/x-raw,width=320,height=180,framerate=30/1 ! x264enc tune=zerolatency \
+        speed-preset=ultrafast key-int-max=30 ! h264parse ! mux.";
+    let arguments = ["-e", "mpegtsmux", "name=mux", "alignment=7", "!", "srtsink", &uri, &id];
+    let klv =
+        ["multifilesrc", &location, "loop=true", "do-timestamp=true", "caps=meta/x-klv,parsed=true", "!", "identity"];
+    let arguments = arguments.into_iter().chain(line.split_whitespace()).chain(klv);
+    let _encoder = Program::start("/usr/bin/gst-launch-1.0", arguments.chain(["sleep-time=200000", "!", "mux."]));
+    rig.multivariant("show").await;
+    let markers = eventually("the last 16 are kept", || async {
+        let markers = rig.api("/api/v1/streams/show").await["markers"].as_array().expect("a list").clone();
+        (markers.len() == 16).then_some(markers)
+    })
+    .await;
+    assert_eq!(
+        (&markers[0]["kind"], &markers[0]["data"]),
+        (&"klv".into(), &format!("{:x}", bytes::Bytes::from_static(unit)).into())
+    );
+    eventually("they are counted", || async {
+        (counted(&rig, "throughline_ts_markers_total{kind=\"klv\"}").await >= 16).then_some(())
+    })
+    .await;
+}

@@ -1,7 +1,12 @@
 //! The synthetic viewer from the command line, against our server and against others.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use testkit::http::get;
 use testkit::programs::Program;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::operations::throughline;
 use crate::rig::{Encoder, Rig, eventually};
@@ -73,6 +78,83 @@ async fn probe_plays_plain_hls_with_ts_segments_of_another_server() {
     assert!(success, "{report:#} {errors}");
     assert!(report["quality"]["played_ms"].as_u64() > Some(6000), "{report:#}");
     assert!(report["quality"]["media"].as_u64() >= Some(8), "{report:#}");
+}
+
+/// Hands connections on, all together at no more than so many bytes a second.
+async fn narrow_line(to: std::net::SocketAddr, rate: Arc<AtomicUsize>) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let Ok(far) = tokio::net::TcpStream::connect(to).await else { return };
+            let rate = Arc::clone(&rate);
+            tokio::spawn(async move {
+                let ((mut from_near, mut to_near), (mut from_far, mut to_far)) = (near.into_split(), far.into_split());
+                tokio::spawn(async move { tokio::io::copy(&mut from_near, &mut to_far).await });
+                let mut buffer = vec![0; 64 << 10];
+                loop {
+                    let share = rate.load(Ordering::Relaxed) / 50;
+                    let read = from_far.read(&mut buffer[..share.clamp(1, 64 << 10)]).await.unwrap_or(0);
+                    if read == 0 || to_near.write_all(&buffer[..read]).await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probe_takes_the_variant_of_another_server_that_the_line_carries() {
+    let rig = Rig::start().await; // takes the turn, and lends its folder
+    let folder = rig.state.join("hls");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let line = "-v error -re -f lavfi -i testsrc2=s=640x360:r=25 -map 0 -map 0 -c:v libx264 -preset ultrafast -g 25 \
+        -b:v:0 2000k -minrate:v:0 2000k -maxrate:v:0 2000k -bufsize:v:0 1000k -s:v:1 320x180 -b:v:1 200k -maxrate:v:1 200k \
+        -bufsize:v:1 100k -nal-hrd cbr -f hls -hls_time 1 -hls_list_size 10 -hls_flags delete_segments -master_pl_name index.m3u8";
+    let out = folder.join("v%v.m3u8");
+    let map = ["-var_stream_map", "v:0 v:1", out.to_str().expect("plain")];
+    let _encoder = Program::start("/usr/bin/ffmpeg", line.split_whitespace().chain(map));
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("free").port();
+    let (port, folder) = (port.to_string(), folder.to_str().expect("plain"));
+    let arguments = ["python3", "-m", "http.server", &port, "--bind", "127.0.0.1", "--directory", folder];
+    let _server = Program::start("/usr/bin/env", arguments);
+    let server = format!("127.0.0.1:{port}").parse().expect("an address");
+    eventually("six segments", || async {
+        std::net::TcpStream::connect(server).ok()?;
+        let answer = get(server, "/v0.m3u8").await;
+        (answer.status == 200 && answer.text().matches("#EXTINF").count() >= 6).then_some(())
+    })
+    .await;
+    let rate = Arc::new(AtomicUsize::new(8 << 20));
+    let near = narrow_line(server, Arc::clone(&rate)).await;
+    let url = format!("http://{near}/index.m3u8");
+    let watch = async |seconds: &str| {
+        let (url, seconds) = (url.clone(), seconds.to_owned());
+        let watched = tokio::task::spawn_blocking(move || throughline(&["probe", &url, "--for", &seconds, "--json"]));
+        let (_, out, errors) = watched.await.expect("no panic");
+        (json(&out), errors)
+    };
+    let (wide, errors) = watch("12s").await;
+    assert_eq!(wide["quality"]["stalls"], 0, "{wide:#} {errors}");
+    let carried = |report: &serde_json::Value| {
+        report["quality"]["bytes"].as_u64().expect("counted") * 8000
+            / report["quality"]["played_ms"].as_u64().expect("it plays").max(1)
+    };
+    assert!(carried(&wide) > 1_200_000, "a wide line carries the first variant: {wide:#} {errors}");
+    // 600 kbit/s carry the second variant, and not the first.
+    let (narrowed, ()) = tokio::join!(watch("24s"), async {
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        rate.store(75_000, Ordering::Relaxed);
+    });
+    assert!(narrowed.0["quality"]["switches"].as_u64() >= Some(1), "a line that gets narrow: {narrowed:?}");
+    assert!(narrowed.0["quality"]["played_ms"].as_u64() > Some(14_000), "{narrowed:?}");
+    let (narrow, errors) = watch("12s").await;
+    assert!(carried(&narrow) < 1_200_000, "a narrow line the second: {narrow:#} {errors}");
+    assert_eq!(narrow["quality"]["stalls"], 0, "{narrow:#} {errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
