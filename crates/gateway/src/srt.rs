@@ -182,6 +182,9 @@ impl Port {
         if let Some(known) = self.sessions.remove(&id) {
             self.callers.remove(&(known.peer, known.peer_id));
         }
+        // With it goes what nobody told: a request that waited in its queue.
+        self.sessions.retain(|_, known| !known.session.is_closed());
+        self.callers.retain(|_, id| self.sessions.contains_key(id));
         self.groups.retain(|_, session| !session.is_closed());
     }
 

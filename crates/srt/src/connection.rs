@@ -445,6 +445,10 @@ impl Connection {
         self.latency
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.is_some()
+    }
+
     pub(crate) fn epoch(&self) -> Instant {
         self.epoch
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::connection::{CloseReason, Connection, Event, Stats};
+use crate::receive::Progress;
 
 /// Set in the numbers of groups, never in those of sockets.
 pub const GROUP_BIT: u32 = 1 << 30;
@@ -109,6 +110,9 @@ pub struct Group {
     is_bonded: bool,
     links: Vec<Link>,
     epoch: Instant,
+    /// The peer's number of it.
+    theirs: Option<u32>,
+    last_data: Instant,
     /// The next that comes out, counted without wrap.
     next: u64,
     /// The next that is sent.
@@ -137,7 +141,10 @@ impl Group {
     fn new(kind: GroupKind, connection: Connection, weight: u16, is_bonded: bool) -> Self {
         let (epoch, next, send_next) = (connection.epoch(), connection.receiver.next(), connection.sender.end());
         let active_since = Some(connection.last_heard());
+        let (theirs, last_data) = (connection.peer_group(), connection.last_data());
         Self {
+            theirs,
+            last_data,
             kind,
             is_bonded,
             links: vec![Link { connection, weight, active_since }],
@@ -172,12 +179,12 @@ impl Group {
 
     /// The peer's number of the group.
     pub fn peer_group(&self) -> Option<u32> {
-        self.links.first().and_then(|link| link.connection.peer_group())
+        self.theirs
     }
 
     /// When media came last over any link; at first, when the first was made.
     pub fn last_data(&self) -> Instant {
-        self.links.iter().map(|link| link.connection.last_data()).max().unwrap_or(self.epoch)
+        self.last_data
     }
 
     /// The latency that both ends agreed on, for what comes.
@@ -214,10 +221,18 @@ impl Group {
     /// Takes a datagram that names a link.
     pub fn handle_datagram(&mut self, now: Instant, id: u32, datagram: &[u8]) {
         let Some(link) = self.link(id) else { return };
+        let before = link.connection.receiver.counts.packets;
         link.connection.handle_datagram(now, datagram);
-        if let [first, others @ ..] = self.links.as_mut_slice() {
+        if link.connection.receiver.counts.packets > before {
+            self.last_data = now;
+        }
+        if self.links.len() > 1 {
+            let progress = self.links.iter().map(|link| link.connection.receiver.progress());
+            let furthest = progress.fold(Progress::default(), Progress::max);
+            let [first, others @ ..] = self.links.as_mut_slice() else { return };
+            first.connection.receiver.keep_up(furthest);
             for link in others {
-                link.connection.receiver.follow_clock(&first.connection.receiver);
+                link.connection.receiver.follow(&first.connection.receiver, furthest);
             }
         }
     }
@@ -234,6 +249,9 @@ impl Group {
 
     /// Sends a payload of at most 1,456 bytes; `false` where too much waits to be acknowledged, or it is too large.
     pub fn send(&mut self, now: Instant, payload: &Bytes) -> bool {
+        if self.kind == GroupKind::Backup {
+            self.balance(now);
+        }
         if !self.is_bonded {
             return self.links.first_mut().is_some_and(|link| link.connection.send(now, payload.clone()));
         }
@@ -278,7 +296,7 @@ impl Group {
 
     /// Main and backup: who carries the stream.
     fn balance(&mut self, now: Instant) {
-        let stable = |link: &Link| now < link.unstable_at();
+        let stable = |link: &Link| !link.connection.is_closed() && now < link.unstable_at();
         // The first of the heaviest: `max_by_key` would take the last.
         let best = self.links.iter().enumerate().rev().filter(|(_, link)| stable(link));
         let Some(best) = best.max_by_key(|(_, link)| link.weight).map(|(at, _)| at) else {
@@ -337,8 +355,8 @@ impl Group {
                     self.next += 1;
                     return Some(Event::Data(payload));
                 }
-                let has = |next| self.links.iter().any(|link| link.connection.receiver.payload(next).is_some());
-                let found = (self.next + 1..index).find(|next| has(*next)).unwrap_or(index);
+                let held = self.links.iter().filter_map(|link| link.connection.receiver.first_from(self.next));
+                let found = held.min().unwrap_or(index);
                 let lost = found - std::mem::replace(&mut self.next, found);
                 self.dropped += lost;
                 return Some(Event::Lost(lost));

@@ -65,6 +65,19 @@ struct Clock {
     stamp: u64,
 }
 
+/// How far a receiver has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    next: u64,
+    stamp: u64,
+}
+
+impl Progress {
+    pub(crate) fn max(self, other: Self) -> Self {
+        Self { next: self.next.max(other.next), stamp: self.stamp.max(other.stamp) }
+    }
+}
+
 impl Clock {
     fn read(&self, stamp: u64) -> Instant {
         let apart = Duration::from_micros(stamp.abs_diff(self.stamp));
@@ -93,6 +106,8 @@ pub(crate) struct Receiver {
     last_data: Instant,
     /// The next packet may be any: before it nothing is missing.
     may_jump: bool,
+    /// Where the other links of the group are.
+    jumps_near: u64,
     acks: VecDeque<(u32, Instant)>,
     ack_number: u32,
     /// What was acknowledged last, and when.
@@ -195,6 +210,7 @@ impl Receiver {
             drift: Drift::default(),
             last_data: now,
             may_jump: false,
+            jumps_near: 0,
             acks: VecDeque::new(),
             ack_number: 0,
             acked: None,
@@ -219,9 +235,30 @@ impl Receiver {
         self.may_jump = true;
     }
 
-    /// The receivers of a group have one clock.
-    pub(crate) fn follow_clock(&mut self, other: &Self) {
-        self.clock = other.clock;
+    /// How far this end has come: packets, and the peer's stamps, counted without wrap.
+    pub(crate) fn progress(&self) -> Progress {
+        Progress { next: self.next, stamp: self.last_timestamp }
+    }
+
+    /// The receivers of a group have one clock, and count in the same lap also where nothing came for hours.
+    pub(crate) fn follow(&mut self, first: &Self, furthest: Progress) {
+        self.clock = first.clock;
+        self.keep_up(furthest);
+    }
+
+    /// See [`Receiver::follow`].
+    pub(crate) fn keep_up(&mut self, furthest: Progress) {
+        self.last_timestamp = self.last_timestamp.max(furthest.stamp);
+        // Not `next`: nothing is acknowledged that did not come over this link.
+        self.jumps_near = furthest.next;
+    }
+
+    /// The first packet that is held from this number on.
+    pub(crate) fn first_from(&self, index: u64) -> Option<u64> {
+        let first = self.first_filled?.max(index);
+        let place = usize::try_from(first.checked_sub(self.next)?).ok()?;
+        let found = self.slots.iter().skip(place).position(Option::is_some)?;
+        Some(first + found as u64)
     }
 
     /// The sender has stopped for a while: where it goes on nothing is missing.
@@ -311,7 +348,8 @@ impl Receiver {
         self.since_light += 1;
         self.last_data = now;
         let due = (self.at(data.timestamp) + self.latency).min(now + self.latency + HOLD_MARGIN);
-        let index = data.seq.unwrapped(self.end())?;
+        let near = if self.may_jump { self.end().max(self.jumps_near) } else { self.end() };
+        let index = data.seq.unwrapped(near)?;
         if index < self.next {
             self.counts.belated += 1;
             return None;

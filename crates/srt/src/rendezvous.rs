@@ -14,6 +14,9 @@ use crate::{RejectCode, stream_id};
 /// Until a handshake is sent again.
 const REPEAT: Duration = Duration::from_millis(250);
 
+/// What comes out of turn is answered no sooner than this after the last.
+const ANSWER_PAUSE: Duration = Duration::from_millis(20);
+
 /// What this end does, once both cookies are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
@@ -31,8 +34,9 @@ pub struct Rendezvous {
     cookie: u32,
     began: Instant,
     repeat_at: Instant,
-    /// What this end does, and the number of the peer's socket.
-    known: Option<(Role, u32)>,
+    /// What this end does, the number of the peer's socket, and its cookie.
+    known: Option<(Role, u32, u32)>,
+    sent_at: Instant,
     is_done: bool,
     /// Of this end, if it asks.
     keys: Option<MadeKeys>,
@@ -70,6 +74,7 @@ impl Rendezvous {
             began: now,
             repeat_at: now,
             known: None,
+            sent_at: now,
             is_done: false,
             keys,
             out: VecDeque::new(),
@@ -86,11 +91,11 @@ impl Rendezvous {
         if now >= self.began + 10 * self.config.timeout {
             return self.finish(Progress::Failed("the other end did not answer in time"));
         }
-        self.repeat_at = now + REPEAT;
+        (self.repeat_at, self.sent_at) = (now + REPEAT, now);
         let (handshake, to) = match self.known {
             None => (Handshake::new(Kind::Wave, self.id, self.seq), 0),
-            Some((Role::Responder, peer)) => (Handshake::new(Kind::Conclusion, self.id, self.seq), peer),
-            Some((Role::Initiator, peer)) => (conclusion(&self.config, self.keys.as_ref(), self.id, self.seq), peer),
+            Some((Role::Responder, peer, _)) => (Handshake::new(Kind::Conclusion, self.id, self.seq), peer),
+            Some((Role::Initiator, peer, _)) => (conclusion(&self.config, self.keys.as_ref(), self.id, self.seq), peer),
         };
         let handshake = Handshake { cookie: self.cookie, ..handshake };
         let datagram = packet::handshake(&handshake.write(), timestamp(self.began, now), to);
@@ -110,24 +115,25 @@ impl Rendezvous {
         if self.is_done || theirs.version < 5 || theirs.cookie == 0 {
             return;
         }
-        let (role, _) = match self.known {
-            Some(known) => known,
-            None => match self.cookie.wrapping_sub(theirs.cookie) {
-                0 => return self.finish(Progress::Failed("both ends have the same cookie: call again")),
-                // The larger cookie asks; libsrt compares the difference in 32 bits.
-                1..=0x7fff_ffff => *self.known.insert((Role::Initiator, theirs.socket_id)),
-                _ => *self.known.insert((Role::Responder, theirs.socket_id)),
-            },
+        if let Kind::Refused(code) = theirs.kind {
+            return self.finish(Progress::Refused(code));
+        }
+        // The larger cookie asks; libsrt compares the difference in 32 bits. A peer that calls anew has another.
+        let role = match (self.known, self.cookie.wrapping_sub(theirs.cookie)) {
+            (Some((role, id, cookie)), _) if (id, cookie) == (theirs.socket_id, theirs.cookie) => role,
+            (_, 0) => return self.finish(Progress::Failed("both ends have the same cookie: call again")),
+            (_, 1..=0x7fff_ffff) => Role::Initiator,
+            _ => Role::Responder,
         };
+        self.known = Some((role, theirs.socket_id, theirs.cookie));
         match (role, theirs.kind) {
-            (_, Kind::Refused(code)) => self.finish(Progress::Refused(code)),
             (Role::Initiator, Kind::Conclusion) if theirs.response.is_some() => self.conclude(now, &theirs, timestamp),
             (Role::Responder, Kind::Conclusion) if theirs.request.is_some() => self.accept(now, theirs, timestamp),
             (_, Kind::Wave | Kind::Conclusion) => {
-                self.repeat_at = now;
+                self.repeat_at = self.repeat_at.min(self.sent_at + ANSWER_PAUSE);
                 self.handle_timeout(now);
             }
-            (_, Kind::Induction | Kind::Agreement) => {}
+            (_, Kind::Induction | Kind::Agreement | Kind::Refused(_)) => {}
         }
     }
 

@@ -525,3 +525,44 @@ fn encryption_is_not_left_by_material_of_any_wrong_length_nor_by_plain_packets()
     }
     assert_eq!(events, [Event::Data(Bytes::from_static(b"secret"))]);
 }
+
+#[test]
+fn a_link_that_was_idle_for_hours_counts_and_tells_time_as_the_others_do() {
+    let now = Instant::now();
+    let (latency, window) = (MILLI * 120, WINDOW_PACKETS);
+    let mut busy = Receiver::new(now, Seq::new(1), 0, latency, window);
+    let mut idle = Receiver::new(now, Seq::new(1), 0, latency, window);
+    idle.join(&busy);
+    // Three hours at ten packets a second: the stamp wraps twice, once while nothing came over the idle link.
+    let mut at = now;
+    for seq in 1..108_000u32 {
+        at += MILLI * 100;
+        busy.on_data(at, &data(seq, seq.wrapping_mul(100_000)), Bytes::new());
+        while busy.poll(at).is_some() {}
+        idle.follow(&busy, busy.progress());
+    }
+    let seq = 108_000u32;
+    at += MILLI * 100;
+    idle.on_data(at, &data(seq, seq.wrapping_mul(100_000)), Bytes::from_static(b"here"));
+    assert_eq!(idle.due(), Some(at + latency));
+    assert_eq!(idle.peek(at + latency), Some((1 << 31) + u64::from(seq)));
+}
+
+#[test]
+fn a_packet_from_far_ahead_costs_no_more_than_another() {
+    let mut now = Instant::now();
+    let mut network = Network::new(QUIET, 1);
+    let (_, theirs) = connect(&mut now, &mut network, CallerConfig::default(), &Settings::default()).expect("connects");
+    let id = theirs.id();
+    let mut group = crate::Group::single(theirs);
+    let began = Instant::now();
+    for step in 1..50u32 {
+        let ahead = data(0x7fff_fff0u32.wrapping_add(step.wrapping_mul(0x0fff_ffff)) & Seq::MASK, 0);
+        let datagram = packet::data(&Data { payload: b"far", ..ahead }, 1, id);
+        group.handle_datagram(now, id, &datagram);
+        now += MILLI * 130;
+        group.handle_timeout(now);
+        while !matches!(group.poll_output(now), crate::GroupOutput::Wait(_)) {}
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?} for 50 packets", began.elapsed());
+}

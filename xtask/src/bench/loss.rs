@@ -72,8 +72,8 @@ impl Relay {
         let mut text = String::new();
         std::io::Read::read_to_string(&mut self.0.stdout.take().context("it prints")?, &mut text)?;
         self.0.wait()?;
-        let last = text.lines().last().and_then(|line| line.split_once(' '));
-        last.and_then(|(_, bytes)| bytes.parse().ok()).context("it counts")
+        let mut whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.split_once(' '));
+        whole.next_back().and_then(|(_, bytes)| bytes.parse().ok()).with_context(|| format!("the relay counts: {text}"))
     }
 }
 
@@ -157,5 +157,8 @@ fn send(clip: &Path, to: &str) -> anyhow::Result<Running> {
 /// The last whole line that srt-live-transmit wrote.
 fn last_stats(file: &PathBuf) -> anyhow::Result<serde_json::Value> {
     let text = fs::read_to_string(file)?;
-    text.lines().rev().find_map(|line| serde_json::from_str(line.trim_end_matches(',')).ok()).context("it counts")
+    text.lines()
+        .rev()
+        .find_map(|line| serde_json::from_str(line.trim_end_matches(',')).ok())
+        .with_context(|| format!("{} counts: {text}", file.display()))
 }

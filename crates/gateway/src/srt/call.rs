@@ -1,5 +1,6 @@
 //! SRT connections that this server makes: to fetch a stream, or to send one on.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -141,12 +142,13 @@ async fn once(gateway: &Gateway, call: &SrtCall) -> Result<(), String> {
     let (tell, mut told) = mpsc::channel(SESSION_QUEUE);
     let (tell_failure, mut failures) = mpsc::channel(call.links.len().max(1));
     let mut links = JoinSet::new();
-    for link in call.links.clone() {
-        let keeping = keep(gateway.clone(), call.clone(), link, bond, tell.clone(), tell_failure.clone());
+    for (place, link) in call.links.clone().into_iter().enumerate() {
+        let tell_failure = (place, tell_failure.clone());
+        let keeping = keep(gateway.clone(), call.clone(), link, bond, tell.clone(), tell_failure);
         links.spawn(keeping.in_current_span());
     }
     drop((tell, tell_failure));
-    let mut failed = 0;
+    let mut failed = HashSet::new();
     let first = loop {
         tokio::select! {
             first = told.recv() => match first {
@@ -154,9 +156,9 @@ async fn once(gateway: &Gateway, call: &SrtCall) -> Result<(), String> {
                 Some(_) => {}
                 None => return Err("the links ended".into()),
             },
-            Some(error) = failures.recv() => {
-                failed += 1;
-                if failed >= call.links.len() {
+            Some((place, error)) = failures.recv() => {
+                failed.insert(place);
+                if failed.len() >= call.links.len() {
                     return Err(error);
                 }
             }
@@ -189,7 +191,7 @@ async fn keep(
     link: SrtLink,
     bond: Bond,
     tell: mpsc::Sender<ToSession>,
-    tell_failure: mpsc::Sender<String>,
+    (place, tell_failure): (usize, mpsc::Sender<(usize, String)>),
 ) {
     let mut pause = PAUSE_MIN;
     while !tell.is_closed() {
@@ -209,7 +211,7 @@ async fn keep(
                 pause = PAUSE_MIN;
             }
             Err(error) => {
-                if tell_failure.try_send(error.clone()).is_err() {
+                if tell_failure.try_send((place, error.clone())).is_err() {
                     warn!(server = link.server, error, retry_ms = pause.as_millis(), "a link of the group failed");
                 }
             }

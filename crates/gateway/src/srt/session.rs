@@ -51,6 +51,8 @@ pub(super) struct Session<'a> {
     /// How further links are let in; `None` where this end calls.
     door: Option<(&'a SrtSettings, StreamName)>,
     paths: Vec<Path>,
+    /// Our number of the peer's group.
+    own_group: Option<u32>,
     group: Group,
     outgoing: Outgoing,
     /// Links that have ended.
@@ -141,7 +143,7 @@ impl<'a> Session<'a> {
             }
         };
         info!(stream = %name, version, is_encrypted, is_bonded, "{} joined", if is_publisher { "publisher" } else { "player" });
-        Ok(Self { door: Some((settings, name)), ..session })
+        Ok(Self { door: Some((settings, name)), own_group, ..session })
     }
 
     /// One whose peer sends a stream.
@@ -161,6 +163,7 @@ impl<'a> Session<'a> {
             gateway,
             door: None,
             paths: vec![path],
+            own_group: None,
             group,
             outgoing: Outgoing::default(),
             gone: Vec::new(),
@@ -189,7 +192,7 @@ impl<'a> Session<'a> {
             if fits { Ok(()) } else { Err((RejectReason::protocol, RejectCode::GROUP, text.to_owned())) }
         });
         let group = request.group();
-        let own_group = self.paths.first().map(|path| path.id | srt::GROUP_BIT);
+        let own_group = self.own_group;
         let accepted = match granted {
             Err((reason, code, text)) => Err((reason, request.refuse(code), text)),
             Ok(()) => {
@@ -278,10 +281,18 @@ impl<'a> Session<'a> {
                 self.join(*joining);
             }
             ToSession::Linked(linked) => {
-                let Linked { path, connection, weight } = *linked;
-                info!(peer = %path.peer, "one more link of the group");
-                self.group.join(now, connection, weight);
-                self.paths.push(path);
+                let Linked { path, mut connection, weight } = *linked;
+                if connection.peer_group() == self.group.peer_group() {
+                    info!(peer = %path.peer, "one more link of the group");
+                    self.group.join(now, connection, weight);
+                    return self.paths.push(path);
+                }
+                // The other end has begun anew: once the old links are given up, so does this one.
+                warn!(peer = %path.peer, "the other end has another group now");
+                connection.close(now);
+                while let srt::Output::Send(datagram) = connection.poll_output(now) {
+                    path.socket.send(path.peer, &datagram);
+                }
             }
         }
     }

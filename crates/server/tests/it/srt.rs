@@ -534,7 +534,7 @@ async fn srt_rendezvous_with_libsrt_brings_and_takes_a_stream() {
 #[tokio::test(flavor = "multi_thread")]
 async fn srt_a_flood_of_handshakes_from_many_addresses_leaves_nothing_behind() {
     let rig = Rig::start().await;
-    let _encoder = encoder().publish(&publish_url(&rig, "show").await);
+    let stream = encoder().publish(&publish_url(&rig, "show").await);
     rig.multivariant("show").await;
     let (mut asked, mut answered) = (0u64, 0u64);
     for round in 0..20u32 {
@@ -542,8 +542,10 @@ async fn srt_a_flood_of_handshakes_from_many_addresses_leaves_nothing_behind() {
             let net = [127, 9, u8::try_from(round).expect("small"), host];
             let source = std::net::UdpSocket::bind(std::net::SocketAddr::from((net, 0))).expect("a port");
             source.set_nonblocking(true).expect("can be");
-            let config =
-                srt::CallerConfig { stream_id: Some("publish:show:wrong".into()), ..srt::CallerConfig::default() };
+            // Some say that they belong to a group: those of a round name the same.
+            let group = (host % 4 == 1).then_some(srt::Membership { id: srt::GROUP_BIT | round, kind: 1, weight: 0 });
+            let stream_id = Some("publish:show:wrong".into());
+            let config = srt::CallerConfig { stream_id, group, ..srt::CallerConfig::default() };
             let now = std::time::Instant::now();
             let mut caller = srt::Caller::new(now, config, 1 + u32::from(host), round).expect("valid");
             let mut buffer = [0; 1500];
@@ -579,6 +581,10 @@ async fn srt_a_flood_of_handshakes_from_many_addresses_leaves_nothing_behind() {
     assert!(counted(&rig, "throughline_ingest_rejected_total{reason=\"unauthorized\"}").await > 1000);
     let view = rig.api("/api/v1/streams/show").await;
     assert_eq!((&view["state"], &view["transport"]["dropped"]), (&"live".into(), &0.into()), "{view}");
+    let (mut rig, began) = (rig, std::time::Instant::now());
+    drop(stream);
+    rig.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(4), "nobody is waited for: {:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
