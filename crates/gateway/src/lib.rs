@@ -9,6 +9,7 @@ mod srt;
 mod ts;
 mod udp;
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -66,6 +67,8 @@ pub struct Gateway {
     doors: Doors,
     metrics: Metrics,
     limits: Limits,
+    /// Which program of a transport stream is taken, by stream.
+    programs: Arc<HashMap<StreamName, u16>>,
     tracker: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -85,7 +88,21 @@ impl Gateway {
         metrics: Metrics,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { hub, doors, metrics, limits: Limits::new(limits), tracker: TaskTracker::new(), shutdown }
+        let (limits, programs) = (Limits::new(limits), Arc::default());
+        Self { hub, doors, metrics, limits, programs, tracker: TaskTracker::new(), shutdown }
+    }
+
+    /// Takes these programs (`program_number`) of transport streams that have several; without one, the first that has
+    /// something to carry.
+    #[must_use]
+    pub fn with_programs(self, programs: HashMap<StreamName, u16>) -> Self {
+        Self { programs: Arc::new(programs), ..self }
+    }
+
+    /// A transport stream that feeds a leg.
+    fn ts_source(&self, leg: Leg) -> ts::TsSource {
+        let program = self.programs.get(leg.stream().name()).copied();
+        ts::TsSource::new(leg, program)
     }
 
     /// Serves RTMP on a listener, or RTMPS if there is an acceptor, until shutdown.

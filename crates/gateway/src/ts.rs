@@ -62,10 +62,11 @@ fn nanos(ticks: i64) -> i64 {
 }
 
 impl TsSource {
-    pub(crate) fn new(leg: Leg) -> Self {
+    /// `program`: the number of the one that is taken.
+    pub(crate) fn new(leg: Leg, program: Option<u16>) -> Self {
         Self {
             leg,
-            demuxer: Demuxer::new(DemuxerConfig::default()),
+            demuxer: Demuxer::new(DemuxerConfig { program }),
             video: None,
             audio: None,
             problems: Vec::new(),

@@ -116,7 +116,7 @@ impl Gateway {
             Ok(leg) => {
                 info!(%peer, "publisher joined");
                 self.metrics.session_opened(Protocol::udp);
-                Some(TsSource::new(leg))
+                Some(self.ts_source(leg))
             }
             Err(_) => None, // somebody else publishes: the next datagram asks again
         }

@@ -233,7 +233,8 @@ impl Server {
         let hub = Arc::new(Hub::new(config.hub));
         let doors = doors(&store);
         let authorize = Arc::clone(&doors.play);
-        let gateway = Gateway::new(Arc::clone(&hub), doors, config.rtmp_connections, metrics.clone(), draining.clone());
+        let gateway = Gateway::new(Arc::clone(&hub), doors, config.rtmp_connections, metrics.clone(), draining.clone())
+            .with_programs(config.programs);
         let eras = Arc::new(Eras(Arc::clone(&store)));
         let (streams, shutdown) = (Arc::clone(&hub), draining.clone());
         let surroundings = Surroundings { hub: streams, eras, authorize, metrics, shutdown };

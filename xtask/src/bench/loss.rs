@@ -37,6 +37,8 @@ struct Sum {
     dropped: u64,
     again: u64,
     wire_bytes: u64,
+    /// Connections that were not made.
+    never_stood: u64,
 }
 
 impl Sum {
@@ -90,10 +92,10 @@ pub(super) fn run(folder: &Path) -> anyhow::Result<()> {
             together(folder, &clip, &round, first..first + AT_ONCE, &mut ours, &mut theirs)?;
         }
         for (name, sum) in [("throughline", ours), ("srt-live-transmit", theirs)] {
-            let Sum { packets, dropped, again, wire_bytes } = sum;
+            let Sum { packets, dropped, again, wire_bytes, never_stood } = sum;
             let share = f64::from(u32::try_from(dropped)?) / f64::from(u32::try_from(packets.max(1))?);
             println!(
-                "  {name:17} {dropped} of {packets} packets missing ({share:.1e}), {again} came again, {wire_bytes} bytes on the wire"
+                "  {name:17} {dropped} of {packets} packets missing ({share:.1e}), {again} came again, {wire_bytes} bytes on the wire; {never_stood} of {SEEDS} connections never stood"
             );
         }
     }
@@ -137,8 +139,12 @@ fn together(
         ours.add(&stream["transport"], ["packets", "dropped", "retransmitted"], 0);
     }
     for (_, _, stats) in &peers {
-        theirs.add(&last_stats(stats)?["recv"], ["packets", "packetsDropped", "packetsRetransmitted"], 0);
+        match last_stats(stats)? {
+            Some(stats) => theirs.add(&stats["recv"], ["packets", "packetsDropped", "packetsRetransmitted"], 0),
+            None => theirs.never_stood += 1,
+        }
     }
+    ours.never_stood += AT_ONCE.saturating_sub(u64::try_from(server.streams()?.len())?);
     for relay in our_relays {
         ours.wire_bytes += relay.finish()?;
     }
@@ -155,10 +161,7 @@ fn send(clip: &Path, to: &str) -> anyhow::Result<Running> {
 }
 
 /// The last whole line that srt-live-transmit wrote.
-fn last_stats(file: &PathBuf) -> anyhow::Result<serde_json::Value> {
+fn last_stats(file: &PathBuf) -> anyhow::Result<Option<serde_json::Value>> {
     let text = fs::read_to_string(file)?;
-    text.lines()
-        .rev()
-        .find_map(|line| serde_json::from_str(line.trim_end_matches(',')).ok())
-        .with_context(|| format!("{} counts: {text}", file.display()))
+    Ok(text.lines().rev().find_map(|line| serde_json::from_str(line.trim_end_matches(',')).ok()))
 }

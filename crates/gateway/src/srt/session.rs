@@ -148,7 +148,7 @@ impl<'a> Session<'a> {
 
     /// One whose peer sends a stream.
     pub(super) fn publishing(gateway: &'a Gateway, path: Path, group: Group, leg: Leg, silent_after: Duration) -> Self {
-        let role = Role::Publishing { kicked: leg.kicked(), source: Box::new(TsSource::new(leg)) };
+        let role = Role::Publishing { kicked: leg.kicked(), source: Box::new(gateway.ts_source(leg)) };
         Self { silent_after, ..Self::new(gateway, path, group, role) }
     }
 

@@ -618,3 +618,18 @@ async fn srt_klv_beside_the_picture_is_kept_and_counted() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_of_several_programs_the_first_is_taken_or_the_one_that_is_set() {
+    let rig = Rig::with(|file| {
+        file.mpegts.programs.insert("second".into(), 2);
+    })
+    .await;
+    let line = "-v error -nostdin -re -f lavfi -i testsrc2=s=320x180:r=25 -f lavfi -i testsrc2=s=640x360:r=25 -map 0 -map 1 \
+        -c:v libx264 -preset ultrafast -tune zerolatency -g 25 -program program_num=1:st=0 -program program_num=2:st=1 -f mpegts";
+    for (stream, expected) in [("first", "h264,320,180"), ("second", "h264,640,360")] {
+        let to = publish_url(&rig, stream).await;
+        let _encoder = Program::start("/usr/bin/ffmpeg", line.split_whitespace().chain([to.as_str()]));
+        check_media(&rig, stream, &[("video", expected)]).await;
+    }
+}
