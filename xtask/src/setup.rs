@@ -205,10 +205,14 @@ fn source_package(name: &str, folder: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(&parts)?;
     let of = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let lines = of("/etc/apt/sources.list");
-    let lines = lines.lines().filter_map(|line| line.strip_prefix("deb ")).map(|rest| format!("deb-src {rest}\n"));
-    std::fs::write(&list, lines.collect::<String>())?;
+    // Mirrors often carry the sources of the release alone, and a test program needs no others.
+    let is_of_release = |text: &&str| !text.contains("security");
+    let lines = lines.lines().filter(is_of_release).filter_map(|line| line.strip_prefix("deb "));
+    let lines: Vec<String> = lines.map(|rest| format!("deb-src {rest}")).collect();
+    std::fs::write(&list, lines.join("\n") + "\n")?;
     let stanzas = of("/etc/apt/sources.list.d/debian.sources").replace("Types: deb\n", "Types: deb-src\n");
-    std::fs::write(parts.join("debian.sources"), stanzas)?;
+    let stanzas: Vec<&str> = stanzas.split("\n\n").filter(is_of_release).collect();
+    std::fs::write(parts.join("debian.sources"), stanzas.join("\n\n") + "\n")?;
     let option = |name: &str, path: &Path| format!("{name}={}", path.display());
     let options = [
         option("Dir::Etc::SourceList", &list),

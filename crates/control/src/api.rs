@@ -1,6 +1,6 @@
 //! The API: `/api/v1/…`, `/healthz`, `/readyz`, `/metrics`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -113,6 +113,8 @@ pub struct TransportView {
     pub buffer_ms: u64,
     /// Of the last second.
     pub bits_per_second: u64,
+    /// What the line could carry, in bits per second; 0 until it is known.
+    pub capacity_bits_per_second: u64,
     /// Packets that came.
     pub packets: u64,
     /// Packets that were missing at first.
@@ -143,6 +145,7 @@ impl TransportView {
             latency_ms: millis(transport.latency),
             buffer_ms: millis(transport.buffer),
             bits_per_second: transport.bytes_per_second * 8,
+            capacity_bits_per_second: transport.capacity_bits_per_second,
             packets: transport.packets,
             lost: transport.lost,
             retransmitted: transport.retransmitted,
@@ -244,6 +247,9 @@ pub struct StreamView {
     pub links: Vec<LinkView>,
     /// The last 16 SCTE 35 sections and KLV units that came in the transport stream, the newest last.
     pub markers: Vec<MarkerView>,
+    /// What was wrong with its transport stream since the publisher connected, as ETSI TR 101 290 counts it; what never happened
+    /// is left out.
+    pub ts_errors: BTreeMap<String, u64>,
     /// Repairs since the publisher connected.
     pub repairs: RepairsView,
     /// Times a source joined.
@@ -304,6 +310,7 @@ impl StreamView {
             transport: status.transport.map(TransportView::new),
             links: status.links.into_iter().map(LinkView::new).collect(),
             markers: status.markers.iter().map(MarkerView::new).collect(),
+            ts_errors: status.ts_errors.iter().map(|(name, count)| ((*name).into(), *count)).collect(),
             repairs: RepairsView {
                 jumps: repairs.jumps,
                 disorder: repairs.disorder,

@@ -22,7 +22,7 @@ use crate::Gateway;
 pub use call::{Direction, SrtCall, SrtLink};
 use session::{Path, Session};
 pub(crate) use socket::grow_buffers;
-use socket::{Buffers, Socket};
+use socket::{Buffers, Datagrams, Socket};
 
 /// Peers whose datagrams are read in one system call.
 const PEERS_AT_ONCE: usize = 16;
@@ -79,8 +79,8 @@ impl SrtSettings {
 /// What a session is told by the socket's task.
 #[derive(Debug)]
 enum ToSession {
-    /// Datagrams for a link, one behind the other, and the length of all but the last.
-    Datagrams(u32, Bytes, usize),
+    /// Datagrams for a link.
+    Datagrams(u32, Datagrams),
     /// The peer repeats the request for a link: the answer got lost.
     Repeated(u32),
     /// The peer wants another link for its group.
@@ -190,15 +190,15 @@ impl Port {
 
     fn read(&mut self, buffers: &mut Buffers, is_stopping: bool) {
         let socket = Arc::clone(&self.socket);
-        socket.receive(buffers, |peer, bytes, each| {
-            for (id, run) in runs(bytes, each) {
+        socket.receive(buffers, |peer, Datagrams { bytes, each, at }| {
+            for (id, run) in runs(&bytes, each) {
                 if id == 0 {
                     for datagram in run.chunks(each) {
                         self.on_handshake(peer, datagram, is_stopping);
                     }
                 // A number alone proves nothing: the address must be that of the handshake.
                 } else if let Some(known) = self.sessions.get(&id).filter(|known| known.peer == peer)
-                    && known.session.try_send(ToSession::Datagrams(id, run, each)).is_err()
+                    && known.session.try_send(ToSession::Datagrams(id, Datagrams { bytes: run, each, at })).is_err()
                 {
                     self.gateway.metrics.srt_queue_drops.inc();
                 }

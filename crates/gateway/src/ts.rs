@@ -259,25 +259,10 @@ impl TsSource {
         metrics.ts_markers(TsMarker::klv, klv);
         let now = *self.demuxer.health();
         let before = std::mem::replace(&mut self.health, now);
-        for (kind, now, before) in [
-            (TsError::sync_loss, now.sync_loss, before.sync_loss),
-            (TsError::sync_byte, now.sync_byte_error, before.sync_byte_error),
-            (TsError::pat, now.pat_error, before.pat_error),
-            (TsError::continuity_count, now.continuity_count_error, before.continuity_count_error),
-            (TsError::pmt, now.pmt_error, before.pmt_error),
-            (TsError::pid, now.pid_error, before.pid_error),
-            (TsError::transport, now.transport_error, before.transport_error),
-            (TsError::crc, now.crc_error, before.crc_error),
-            (TsError::pcr_repetition, now.pcr_repetition_error, before.pcr_repetition_error),
-            (
-                TsError::pcr_discontinuity,
-                now.pcr_discontinuity_indicator_error,
-                before.pcr_discontinuity_indicator_error,
-            ),
-            (TsError::pts, now.pts_error, before.pts_error),
-            (TsError::cat, now.cat_error, before.cat_error),
-            (TsError::oversized_unit, now.oversized_units, before.oversized_units),
-        ] {
+        let counts = errors(&now).into_iter().zip(errors(&before));
+        let all: Vec<_> = errors(&now).into_iter().map(|(kind, count)| (kind.as_str(), count)).collect();
+        self.leg.report_ts_errors(all.into_iter().filter(|(_, count)| *count > 0).collect());
+        for ((kind, now), (_, before)) in counts {
             metrics.ts_error(kind, now - before);
         }
     }
@@ -318,6 +303,25 @@ impl AudioTrack {
             }
         }
     }
+}
+
+/// What was wrong, in the order of ETSI TR 101 290.
+fn errors(health: &Health) -> [(TsError, u64); 13] {
+    [
+        (TsError::sync_loss, health.sync_loss),
+        (TsError::sync_byte, health.sync_byte_error),
+        (TsError::pat, health.pat_error),
+        (TsError::continuity_count, health.continuity_count_error),
+        (TsError::pmt, health.pmt_error),
+        (TsError::pid, health.pid_error),
+        (TsError::transport, health.transport_error),
+        (TsError::crc, health.crc_error),
+        (TsError::pcr_repetition, health.pcr_repetition_error),
+        (TsError::pcr_discontinuity, health.pcr_discontinuity_indicator_error),
+        (TsError::pts, health.pts_error),
+        (TsError::cat, health.cat_error),
+        (TsError::oversized_unit, health.oversized_units),
+    ]
 }
 
 fn length_nanos(config: &AudioConfig, frame: &[u8]) -> i64 {

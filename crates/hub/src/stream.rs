@@ -55,6 +55,8 @@ pub struct Transport {
     pub undecryptable: u64,
     /// Bytes of the last second.
     pub bytes_per_second: u64,
+    /// What the line could carry, in bits per second; 0 where it is not known.
+    pub capacity_bits_per_second: u64,
     /// Packets of the transport stream that were missing or out of order.
     pub continuity_errors: u64,
 }
@@ -141,6 +143,8 @@ pub struct StreamStatus {
     pub links: Vec<Link>,
     /// The last markers of each kind, the newest last.
     pub markers: Vec<Marker>,
+    /// What was wrong with its transport stream, by name, as ETSI TR 101 290 counts it.
+    pub ts_errors: Vec<(&'static str, u64)>,
     /// Repairs of the leg's timeline.
     pub repairs: Repairs,
     /// Counters of the program.
@@ -177,6 +181,7 @@ struct LegRecord {
     transport: Option<Transport>,
     links: Vec<Link>,
     markers: VecDeque<Marker>,
+    ts_errors: Vec<(&'static str, u64)>,
     problems: Vec<Advice>,
     /// Ends the session, with a reason.
     kick: watch::Sender<Option<String>>,
@@ -253,6 +258,7 @@ impl Stream {
             transport: shared.leg.as_ref().and_then(|leg| leg.transport),
             links: shared.leg.as_ref().map(|leg| leg.links.clone()).unwrap_or_default(),
             markers: shared.leg.iter().flat_map(|leg| leg.markers.iter().cloned()).collect(),
+            ts_errors: shared.leg.as_ref().map(|leg| leg.ts_errors.clone()).unwrap_or_default(),
             tracks,
             publisher,
             observed,
@@ -316,6 +322,7 @@ impl Stream {
             transport: None,
             links: Vec::new(),
             markers: VecDeque::new(),
+            ts_errors: Vec::new(),
             problems: Vec::new(),
             kick,
         });
@@ -575,6 +582,14 @@ impl Leg {
         let mut shared = self.stream.shared.lock();
         if let Some(leg) = shared.leg.as_mut().filter(|leg| leg.id == self.id) {
             (leg.transport, leg.links, leg.problems) = (Some(transport), links, problems);
+        }
+    }
+
+    /// What was wrong with its transport stream so far.
+    pub fn report_ts_errors(&self, ts_errors: Vec<(&'static str, u64)>) {
+        let mut shared = self.stream.shared.lock();
+        if let Some(leg) = shared.leg.as_mut().filter(|leg| leg.id == self.id) {
+            leg.ts_errors = ts_errors;
         }
     }
 

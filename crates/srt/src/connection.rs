@@ -134,6 +134,8 @@ pub struct Stats {
     pub sent_packets: u64,
     /// Their bytes.
     pub sent_bytes: u64,
+    /// What the line could carry of what comes, in bits per second; 0 until it is known.
+    pub capacity_bits_per_second: u64,
     /// Packets sent again.
     pub sent_retransmitted: u64,
     /// Packets the peer reported missing.
@@ -304,6 +306,7 @@ impl Connection {
             undecryptable: received.undecryptable,
             receive_buffer: self.receiver.held(),
             receive_bytes_per_second: self.receiver.bytes_per_second().into(),
+            capacity_bits_per_second: self.receiver.capacity_bits_per_second(),
             sent_packets: sent.packets,
             sent_bytes: sent.bytes,
             sent_retransmitted: sent.retransmitted,

@@ -115,6 +115,7 @@ pub(crate) struct Receiver {
     since_light: u32,
     rtt: Rtt,
     rate: Rate,
+    pairs: Pairs,
     pub(crate) counts: Received,
 }
 
@@ -191,6 +192,48 @@ impl Rate {
     }
 }
 
+/// Capacity of the line: every sixteenth packet and the one behind it leave back to back, and the narrowest place on their way
+/// draws them apart. spec: draft-sharabayko-srt-01 §5.2.1.2
+#[derive(Clone, Debug, Default)]
+struct Pairs {
+    first: Option<(u64, Instant)>,
+    /// The last distances, the newest last.
+    micros: VecDeque<u64>,
+}
+
+/// Pairs that are remembered, and how many tell something.
+const PAIRS_MAX: usize = 16;
+const PAIRS_MIN: usize = 4;
+
+impl Pairs {
+    fn add(&mut self, now: Instant, index: u64) {
+        match (index & 15, self.first) {
+            (0, _) => self.first = Some((index, now)),
+            (1, Some((first, at))) if first + 1 == index && now > at => {
+                if self.micros.len() == PAIRS_MAX {
+                    self.micros.pop_front();
+                }
+                let apart = now.saturating_duration_since(at).as_micros();
+                self.micros.push_back(u64::try_from(apart).unwrap_or(u64::MAX).max(1));
+            }
+            _ => {}
+        }
+    }
+
+    /// Packets per second; 0 until it is known. Far outliers do not count.
+    fn packets_per_second(&self) -> u32 {
+        if self.micros.len() < PAIRS_MIN {
+            return 0;
+        }
+        let mut sorted: Vec<u64> = self.micros.iter().copied().collect();
+        sorted.sort_unstable();
+        let median = sorted.get(sorted.len() / 2).copied().unwrap_or(1).max(1);
+        let near = sorted.iter().filter(|micros| (median.div_ceil(8)..=median.saturating_mul(8)).contains(*micros));
+        let (sum, count) = near.fold((0u64, 0u64), |(sum, count), micros| (sum.saturating_add(*micros), count + 1));
+        u32::try_from(1_000_000 * count / sum.max(1)).unwrap_or(u32::MAX)
+    }
+}
+
 impl Receiver {
     /// `timestamp`: what the peer's clock showed when it was received, at `now`; at most `window` packets are held.
     pub(crate) fn new(now: Instant, first: Seq, timestamp: u32, latency: Duration, window: u64) -> Self {
@@ -217,6 +260,7 @@ impl Receiver {
             since_light: 0,
             rtt: Rtt::default(),
             rate: Rate::default(),
+            pairs: Pairs::default(),
             counts: Received::default(),
         }
     }
@@ -323,6 +367,13 @@ impl Receiver {
         }
     }
 
+    /// What the line could carry, in bits per second with packets as large as those of the last second; 0 until it is known.
+    pub(crate) fn capacity_bits_per_second(&self) -> u64 {
+        let (packets, bytes) = self.rate.last;
+        let packet_bits = u64::from(bytes) * 8 / u64::from(packets.max(1));
+        u64::from(self.pairs.packets_per_second()) * packet_bits
+    }
+
     pub(crate) fn bytes_per_second(&self) -> u32 {
         self.rate.last.1
     }
@@ -350,6 +401,9 @@ impl Receiver {
         let due = (self.at(data.timestamp) + self.latency).min(now + self.latency + HOLD_MARGIN);
         let near = if self.may_jump { self.end().max(self.jumps_near) } else { self.end() };
         let index = data.seq.unwrapped(near)?;
+        if !data.is_retransmitted {
+            self.pairs.add(now, index);
+        }
         if index < self.next {
             self.counts.belated += 1;
             return None;
@@ -489,7 +543,7 @@ impl Receiver {
             rtt_var_micros: self.rtt.var_micros,
             room: u32::try_from(room).unwrap_or(u32::MAX),
             packets_per_second,
-            capacity_packets_per_second: packets_per_second.saturating_mul(4),
+            capacity_packets_per_second: self.pairs.packets_per_second(),
             bytes_per_second,
         })
     }

@@ -566,3 +566,19 @@ fn a_packet_from_far_ahead_costs_no_more_than_another() {
     }
     assert!(began.elapsed() < Duration::from_secs(2), "{:?} for 50 packets", began.elapsed());
 }
+
+#[test]
+fn pairs_of_packets_tell_what_the_line_could_carry() {
+    let now = Instant::now();
+    let mut receiver = Receiver::new(now, Seq::new(0), 0, MILLI * 120, WINDOW_PACKETS);
+    let mut at = now;
+    for seq in 0..4000u32 {
+        // A thousand packets a second; those of a pair lie 200 µs apart, as 5,000 a second would, and some far from it.
+        let late = if seq % 160 == 1 { 50 } else { 1 };
+        at += if seq % 16 == 1 { Duration::from_micros(200) * late } else { MILLI };
+        receiver.on_data(at, &data(seq, 0), vec![0; 1316].into());
+        while receiver.take_first().is_some() {}
+    }
+    let capacity = receiver.capacity_bits_per_second();
+    assert!((50_000_000..55_000_000).contains(&capacity), "5,000 packets of 1,316 bytes: {capacity}");
+}

@@ -129,6 +129,27 @@ pub enum TsError {
     oversized_unit,
 }
 
+impl TsError {
+    /// As it is written in labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::sync_loss => "sync_loss",
+            Self::sync_byte => "sync_byte",
+            Self::pat => "pat",
+            Self::continuity_count => "continuity_count",
+            Self::pmt => "pmt",
+            Self::pid => "pid",
+            Self::transport => "transport",
+            Self::crc => "crc",
+            Self::pcr_repetition => "pcr_repetition",
+            Self::pcr_discontinuity => "pcr_discontinuity",
+            Self::pts => "pts",
+            Self::cat => "cat",
+            Self::oversized_unit => "oversized_unit",
+        }
+    }
+}
+
 /// What stands beside picture and sound in a transport stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "label values are written as they are named")]

@@ -338,10 +338,10 @@ impl Calling {
 async fn read(socket: &Socket, peer: SocketAddr, id: u32, tell: &mpsc::Sender<ToSession>) {
     let mut buffers = Buffers::new(1);
     while socket.readable().await.is_ok() {
-        socket.receive(&mut buffers, |from, bytes, each| {
+        socket.receive(&mut buffers, |from, datagrams| {
             if from == peer {
                 // A full queue is a full buffer of the network: the peer sends again.
-                let _ = tell.try_send(ToSession::Datagrams(id, bytes.clone(), each));
+                let _ = tell.try_send(ToSession::Datagrams(id, datagrams));
             }
         });
     }

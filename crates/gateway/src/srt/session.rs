@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::DropGuard;
 use tracing::{info, warn};
 
-use super::socket::{Outgoing, Socket};
+use super::socket::{Datagrams, Outgoing, Socket};
 use super::{Joining, LINKS_MAX, Linked, SrtSettings, ToSession, wanted};
 use crate::ts::{AHEAD_MAX, TOO_FAST, TsSink, TsSource};
 use crate::{Gateway, arrival, rtmp_session::until};
@@ -268,9 +268,9 @@ impl<'a> Session<'a> {
 
     fn take(&mut self, now: Instant, told: ToSession, leaving: &mut Leaving<'_>) {
         match told {
-            ToSession::Datagrams(id, bytes, each) => {
+            ToSession::Datagrams(id, Datagrams { bytes, each, at }) => {
                 for datagram in bytes.chunks(each) {
-                    self.group.handle_datagram(now, id, datagram);
+                    self.group.handle_datagram(at, id, datagram);
                 }
             }
             ToSession::Repeated(id) => self.group.handle_repeated_request(now, id),
@@ -424,6 +424,7 @@ fn transport(stats: &srt::Stats) -> Transport {
         dropped: stats.dropped,
         undecryptable: stats.undecryptable,
         bytes_per_second: stats.receive_bytes_per_second,
+        capacity_bits_per_second: stats.capacity_bits_per_second,
         continuity_errors: 0,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
@@ -33,6 +34,20 @@ pub(crate) fn grow_buffers(socket: &UdpSocket) {
 pub(super) struct Socket {
     socket: UdpSocket,
     state: UdpSocketState,
+}
+
+/// Nothing waits longer for being read.
+const AGE_MAX: Duration = Duration::from_secs(1);
+
+/// Datagrams that came together.
+#[derive(Clone, Debug)]
+pub(super) struct Datagrams {
+    /// One behind the other.
+    pub(super) bytes: Bytes,
+    /// The length of all but the last.
+    pub(super) each: usize,
+    /// When they came.
+    pub(super) at: Instant,
 }
 
 /// Where datagrams are read into.
@@ -88,9 +103,8 @@ impl Socket {
         self.socket.readable().await
     }
 
-    /// Reads what is there, up to a limit: each call is told the peer, datagrams one behind the other, and the length of all
-    /// but the last.
-    pub(super) fn receive(&self, buffers: &mut Buffers, mut take: impl FnMut(SocketAddr, &Bytes, usize)) {
+    /// Reads what is there, up to a limit: each call is told the peer, and what came of it at once.
+    pub(super) fn receive(&self, buffers: &mut Buffers, mut take: impl FnMut(SocketAddr, Datagrams)) {
         for _ in 0..ROUNDS {
             let read = self.socket.try_io(Interest::READABLE, || {
                 let mut slices: Vec<IoSliceMut<'_>> =
@@ -98,9 +112,13 @@ impl Socket {
                 self.state.recv((&self.socket).into(), &mut slices, &mut buffers.metas)
             });
             let Ok(count) = read else { return };
+            let (now, clock) = (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
             for (bytes, meta) in buffers.bytes.iter().zip(&buffers.metas).take(count) {
                 let Some(bytes) = bytes.get(..meta.len).filter(|bytes| !bytes.is_empty()) else { continue };
-                take(meta.addr, &Bytes::copy_from_slice(bytes), meta.stride.max(1));
+                // When the system had it, not when it was read. A clock that was set is not believed.
+                let age = meta.timestamp.and_then(|at| clock.checked_sub(at)).filter(|age| *age < AGE_MAX);
+                let at = age.and_then(|age| now.checked_sub(age)).unwrap_or(now);
+                take(meta.addr, Datagrams { bytes: Bytes::copy_from_slice(bytes), each: meta.stride.max(1), at });
             }
             if count < buffers.metas.len() {
                 return;
@@ -178,7 +196,8 @@ mod tests {
         let mut came = Vec::new();
         while came.last() != Some(&(99, 16)) {
             theirs.readable().await.expect("it works");
-            theirs.receive(&mut Buffers::new(4), |_, bytes, each| {
+            theirs.receive(&mut Buffers::new(4), |_, Datagrams { bytes, each, at }| {
+                assert!(at <= Instant::now() && at.elapsed() < AGE_MAX);
                 came.extend(bytes.chunks(each).map(|datagram| (datagram[0], datagram.len())));
             });
         }

@@ -41,6 +41,8 @@ async fn srt_h264_with_b_frames_and_aac_decodes_across_every_part_boundary() {
     assert_eq!(view["publisher"]["protocol"], "srt");
     assert_eq!((&view["transport"]["dropped"], &view["transport"]["latency_ms"]), (&0.into(), &120.into()));
     assert!(view["transport"]["packets"].as_u64() > Some(100), "{view}");
+    assert!(view["transport"]["capacity_bits_per_second"].as_u64() > Some(1_000_000), "loopback carries more: {view}");
+    assert_eq!(view["ts_errors"], serde_json::json!({}), "{view}");
     assert!(packets(&rig, "received").await > 100);
 }
 
@@ -632,4 +634,27 @@ async fn srt_of_several_programs_the_first_is_taken_or_the_one_that_is_set() {
         let _encoder = Program::start("/usr/bin/ffmpeg", line.split_whitespace().chain([to.as_str()]));
         check_media(&rig, stream, &[("video", expected)]).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mpegts_errors_are_counted_for_each_stream_as_etsi_tr_101_290_has_them() {
+    let (good, bad) = (free_udp_port(), free_udp_port());
+    let row = |stream: &str, port: u16| UdpStreamTable {
+        stream: stream.into(),
+        address: ([127, 0, 0, 1], port).into(),
+        interface: None,
+    };
+    let rig = Rig::with(|file| file.udp.input.extend([row("good", good), row("bad", bad)])).await;
+    let line = Line { loss_per_mille: 50, ..Line::default() };
+    let relay = Relay::start(([127, 0, 0, 1], bad).into(), line, 3).await;
+    let _encoders = [good, relay.address.port()].map(encoder_to_udp);
+    rig.multivariant("good").await;
+    let errors = eventually("errors are counted", || async {
+        let errors = rig.api("/api/v1/streams/bad").await["ts_errors"].clone();
+        (errors["continuity_count"].as_u64() > Some(10)).then_some(errors)
+    })
+    .await;
+    assert_eq!(errors.get("sync_loss"), None, "{errors}");
+    let view = rig.api("/api/v1/streams/good").await;
+    assert_eq!(view["ts_errors"], serde_json::json!({}), "{view}");
 }
