@@ -196,20 +196,25 @@ impl Rate {
 /// draws them apart. spec: draft-sharabayko-srt-01 §5.2.1.2
 #[derive(Clone, Debug, Default)]
 struct Pairs {
-    first: Option<(u64, Instant)>,
+    first: Option<(u64, u32, Instant)>,
     /// The last distances, the newest last.
     micros: VecDeque<u64>,
 }
 
+/// Packets whose stamps lie no further apart left together.
+const TOGETHER_MICROS: u32 = 100;
 /// Pairs that are remembered, and how many tell something.
 const PAIRS_MAX: usize = 16;
 const PAIRS_MIN: usize = 4;
 
 impl Pairs {
-    fn add(&mut self, now: Instant, index: u64) {
+    /// `stamp`: when it left. Only those that left together tell: a source may have had nothing more to send.
+    fn add(&mut self, now: Instant, index: u64, stamp: u32) {
         match (index & 15, self.first) {
-            (0, _) => self.first = Some((index, now)),
-            (1, Some((first, at))) if first + 1 == index && now > at => {
+            (0, _) => self.first = Some((index, stamp, now)),
+            (1, Some((first, left, at)))
+                if first + 1 == index && now > at && stamp.wrapping_sub(left) <= TOGETHER_MICROS =>
+            {
                 if self.micros.len() == PAIRS_MAX {
                     self.micros.pop_front();
                 }
@@ -402,7 +407,7 @@ impl Receiver {
         let near = if self.may_jump { self.end().max(self.jumps_near) } else { self.end() };
         let index = data.seq.unwrapped(near)?;
         if !data.is_retransmitted {
-            self.pairs.add(now, index);
+            self.pairs.add(now, index, data.timestamp);
         }
         if index < self.next {
             self.counts.belated += 1;

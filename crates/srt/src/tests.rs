@@ -575,8 +575,14 @@ fn pairs_of_packets_tell_what_the_line_could_carry() {
     for seq in 0..4000u32 {
         // A thousand packets a second; those of a pair lie 200 µs apart, as 5,000 a second would, and some far from it.
         let late = if seq % 160 == 1 { 50 } else { 1 };
-        at += if seq % 16 == 1 { Duration::from_micros(200) * late } else { MILLI };
-        receiver.on_data(at, &data(seq, 0), vec![0; 1316].into());
+        at += match seq % 32 {
+            1 => Duration::from_micros(200) * late,
+            17 => MILLI * 7,
+            _ => MILLI,
+        };
+        // Every second pair did not leave together: the source had no more.
+        let stamp = if seq % 32 == 17 { 5000 } else { 0 };
+        receiver.on_data(at, &data(seq, stamp), vec![0; 1316].into());
         while receiver.take_first().is_some() {}
     }
     let capacity = receiver.capacity_bits_per_second();

@@ -41,7 +41,8 @@ async fn srt_h264_with_b_frames_and_aac_decodes_across_every_part_boundary() {
     assert_eq!(view["publisher"]["protocol"], "srt");
     assert_eq!((&view["transport"]["dropped"], &view["transport"]["latency_ms"]), (&0.into(), &120.into()));
     assert!(view["transport"]["packets"].as_u64() > Some(100), "{view}");
-    assert!(view["transport"]["capacity_bits_per_second"].as_u64() > Some(1_000_000), "loopback carries more: {view}");
+    let [capacity, rate] = ["capacity_bits_per_second", "bits_per_second"].map(|name| view["transport"][name].as_u64());
+    assert!(capacity == Some(0) || capacity > rate, "not known yet, or more than what comes: {view}");
     assert_eq!(view["ts_errors"], serde_json::json!({}), "{view}");
     assert!(packets(&rig, "received").await > 100);
 }
