@@ -33,8 +33,8 @@ fn trim(nal: &[u8]) -> &[u8] {
     nal.get(..nal.len() - zeros).unwrap_or_default()
 }
 
-/// The access units of a byte stream, with four-byte lengths in place of start codes, in one copy. It is cut at delimiters: one
-/// without or with a single delimiter at its front is one unit. Nothing else is changed: delimiters and parameter sets
+/// The access units of a byte stream, with four-byte lengths in place of start codes, in one copy. It is cut at delimiters that
+/// follow a picture: OBS has a message before its first delimiter. Nothing else is changed: delimiters and parameter sets
 /// stay, for [`crate::VideoStream`] to take.
 ///
 /// Only the first unit has the timestamps of its PES packet; the others have none of their own.
@@ -43,15 +43,27 @@ pub fn access_units(stream: &[u8], codec: VideoCodec) -> Vec<Bytes> {
     let mut units = Vec::with_capacity(1);
     // A start code of three bytes becomes a length of four.
     let mut out = BytesMut::with_capacity(stream.len() + 16);
+    let mut has_picture = false;
     for nal in nal_units(stream) {
-        if !out.is_empty() && units.len() + 1 < ACCESS_UNITS_MAX && is_delimiter(nal, codec) {
+        if has_picture && units.len() + 1 < ACCESS_UNITS_MAX && is_delimiter(nal, codec) {
             units.push(out.split().freeze());
+            has_picture = false;
         }
+        has_picture |= is_picture(nal, codec);
         out.put_u32(u32::try_from(nal.len()).unwrap_or(u32::MAX));
         out.put_slice(nal);
     }
     units.push(out.freeze());
     units
+}
+
+/// spec: H.264 table 7-1, H.265 table 7-1
+fn is_picture(nal: &[u8], codec: VideoCodec) -> bool {
+    match (codec, nal.first()) {
+        (VideoCodec::Avc, Some(header)) => matches!(header & 0x1f, 1..=5),
+        (VideoCodec::Hevc, Some(header)) => header >> 1 & 0x3f < 32,
+        _ => false,
+    }
 }
 
 /// spec: H.264 table 7-1, H.265 table 7-1
@@ -159,5 +171,11 @@ mod tests {
         assert_eq!(units.iter().map(Bytes::len).collect::<Vec<_>>(), [12, 12, 12]);
         assert_eq!(units.concat(), access_units(&stream, VideoCodec::Hevc).concat(), "which has other delimiters");
         assert_eq!(access_units(&stream, VideoCodec::Hevc).len(), 1);
+        let of_obs = b"\0\0\x01\x06sei\0\0\0\x01\x09\xf0\0\0\x01\x67sps\0\0\x01\x65a";
+        assert_eq!(
+            access_units(of_obs, VideoCodec::Avc).len(),
+            1,
+            "what stands before the first delimiter belongs to it"
+        );
     }
 }
