@@ -56,7 +56,7 @@ impl RejectCode {
     pub const FILTER: Self = Self(14);
     /// The cipher is not possible here.
     pub const CRYPTO: Self = Self(17);
-    /// Groups are not possible here.
+    /// The group cannot be joined: it does not fit, or has too many links.
     pub const GROUP: Self = Self(15);
     /// The stream identifier cannot be understood.
     pub const BAD_REQUEST: Self = Self(1400);

@@ -116,6 +116,17 @@ impl Bond {
         }
     }
 
+    /// What is there by now is handed to its link.
+    fn arrive(&mut self) {
+        for way in 0..self.ways.len() {
+            while let Some((to, datagram)) = self.ways[way].arrived(self.now) {
+                let (group, base) = if to == 0 { (&mut self.ours, 10) } else { (&mut self.theirs, 20) };
+                let id = base + u32::try_from(way).expect("small");
+                group.as_mut().expect("stands").handle_datagram(self.now, id, &datagram);
+            }
+        }
+    }
+
     /// Runs for a time; a numbered packet goes out each 2 ms.
     fn run(&mut self, millis: u32) {
         for step in 0..millis {
@@ -126,13 +137,7 @@ impl Bond {
                 self.sent += 1;
             }
             self.step();
-            for way in 0..self.ways.len() {
-                while let Some((to, datagram)) = self.ways[way].arrived(self.now) {
-                    let (group, base) = if to == 0 { (&mut self.ours, 10) } else { (&mut self.theirs, 20) };
-                    let id = base + u32::try_from(way).expect("small");
-                    group.as_mut().expect("stands").handle_datagram(self.now, id, &datagram);
-                }
-            }
+            self.arrive();
         }
     }
 
@@ -141,13 +146,7 @@ impl Bond {
         let sent = std::mem::replace(&mut self.sent, 0);
         for _ in 0..1000 {
             self.step();
-            for way in 0..self.ways.len() {
-                while let Some((to, datagram)) = self.ways[way].arrived(self.now) {
-                    let (group, base) = if to == 0 { (&mut self.ours, 10) } else { (&mut self.theirs, 20) };
-                    let id = base + u32::try_from(way).expect("small");
-                    group.as_mut().expect("stands").handle_datagram(self.now, id, &datagram);
-                }
-            }
+            self.arrive();
         }
         self.sent = sent;
     }
