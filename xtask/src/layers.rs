@@ -19,7 +19,7 @@ const TABLE: [(&str, &[&str], &[&str]); 14] = [
     (
         "gateway",
         &["hub", "listen", "rtmp", "srt", "container", "codec", "media", "telemetry"],
-        &["tokio", "tokio-util", "tokio-rustls", "rustls", "getrandom", "quinn-udp", "rustix"],
+        &["tokio", "tokio-util", "tokio-rustls", "rustls", "getrandom", "parking_lot", "quinn-udp", "rustix"],
     ),
     (
         "delivery",
@@ -53,6 +53,7 @@ const TABLE: [(&str, &[&str], &[&str]); 14] = [
             "sha2",
             "getrandom",
             "parking_lot",
+            "futures-util",
         ],
     ),
     (

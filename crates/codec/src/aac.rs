@@ -42,7 +42,7 @@ pub fn parse_config(record: &Bytes) -> Result<AudioConfig, Error> {
     let samples_per_unit = if bits.bit()? { 960 } else { 1024 };
     Ok(AudioConfig {
         codec: AudioCodec::Aac,
-        record: record.clone(),
+        record: canonical(record),
         timescale: Timescale::new(sample_rate)
             .filter(|rate| (7350..=96_000).contains(&rate.hz()))
             .ok_or(Error::Unsupported("AAC sampling rate"))?,
@@ -50,6 +50,21 @@ pub fn parse_config(record: &Bytes) -> Result<AudioConfig, Error> {
         samples_per_unit,
         codec_string: format!("mp4a.40.{named_type}"),
     })
+}
+
+/// Without what says only that there is no SBR: the record is then the same whether it came in RTMP or was made from ADTS.
+/// spec: ISO/IEC 14496-3 §1.6.6
+fn canonical(record: &Bytes) -> Bytes {
+    let end = || {
+        let mut bits = BitReader::new(record, "AudioSpecificConfig");
+        skip_config(&mut bits)?;
+        let end = bits.position();
+        // syncExtensionType, extensionAudioObjectType, sbrPresentFlag
+        let adds_sbr = bits.bits(11) == Ok(0x2b7) && bits.bits(5) == Ok(5) && bits.bit() == Ok(true);
+        Ok::<_, Error>((!adds_sbr).then_some(end.div_ceil(8)))
+    };
+    let core = end().ok().flatten().and_then(|end| record.get(..end));
+    core.map_or_else(|| record.clone(), |core| record.slice_ref(core))
 }
 
 fn object_type(bits: &mut BitReader<'_>) -> Result<u32, Error> {
@@ -194,6 +209,14 @@ mod tests {
         assert_eq!((ffmpeg.timescale.hz(), ffmpeg.channels, ffmpeg.samples_per_unit), (44_100, 1, 1024));
         let he = config(&[0x2b, 0x11, 0x88, 0x00]);
         assert_eq!((he.timescale.hz(), he.codec_string.as_str()), (24_000, "mp4a.40.5"));
+    }
+
+    #[test]
+    fn a_note_that_there_is_no_sbr_changes_nothing() {
+        let parse = |record: &'static [u8]| parse_config(&Bytes::from_static(record)).expect("valid");
+        let plain = parse(&[0x11, 0x90]);
+        assert_eq!(parse(&[0x11, 0x90, 0x56, 0xe5, 0x00]), plain, "as ffmpeg writes it");
+        assert_ne!(parse(&[0x11, 0x90, 0x56, 0xe5, 0x98]), plain, "there is SBR");
     }
 
     #[test]

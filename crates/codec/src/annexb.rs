@@ -40,12 +40,21 @@ fn trim(nal: &[u8]) -> &[u8] {
 /// Only the first unit has the timestamps of its PES packet; the others have none of their own.
 /// spec: ISO/IEC 13818-1 §2.14.1: each access unit begins with a delimiter
 pub fn access_units(stream: &[u8], codec: VideoCodec) -> Vec<Bytes> {
+    split(stream, codec, ACCESS_UNITS_MAX)
+}
+
+/// The access units of a whole file, likewise, however many there are: for files of our own.
+pub fn file_units(stream: &[u8], codec: VideoCodec) -> Vec<Bytes> {
+    split(stream, codec, usize::MAX)
+}
+
+fn split(stream: &[u8], codec: VideoCodec, most: usize) -> Vec<Bytes> {
     let mut units = Vec::with_capacity(1);
     // A start code of three bytes becomes a length of four.
     let mut out = BytesMut::with_capacity(stream.len() + 16);
     let mut has_picture = false;
     for nal in nal_units(stream) {
-        if has_picture && units.len() + 1 < ACCESS_UNITS_MAX && is_delimiter(nal, codec) {
+        if has_picture && units.len() + 1 < most && is_delimiter(nal, codec) {
             units.push(out.split().freeze());
             has_picture = false;
         }

@@ -29,7 +29,7 @@ pub mod opus;
 mod video;
 pub mod vp9;
 
-pub use video::{VideoStream, VideoUnit, parameter_sets};
+pub use video::{VideoStream, VideoUnit, parameter_sets, picture_data};
 
 /// Widest and highest picture that is carried: 16K, more than any level allows.
 const SIZE_MAX: u32 = 16_384;

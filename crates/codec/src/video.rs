@@ -112,6 +112,38 @@ pub fn parameter_sets(config: &VideoConfig) -> Result<Vec<Bytes>, Error> {
     }
 }
 
+/// The coded pictures of a unit in canonical form: its slices, without parameter sets, messages and the zero bytes that may
+/// trail them. This is what is the same in two copies of one encode, whatever carried them. For AV1 and VP9 it is the whole
+/// unit. spec: H.264 §7.4.1.2.4
+pub fn picture_data(codec: VideoCodec, payload: &Payload) -> impl Iterator<Item = &[u8]> {
+    let is_picture = move |nal: &[u8]| match codec {
+        VideoCodec::Avc => matches!(h264::nal_kind(nal), h264::NalKind::Idr | h264::NalKind::OtherSlice),
+        VideoCodec::Hevc => matches!(h265::nal_kind(nal), h265::NalKind::Irap | h265::NalKind::OtherSlice),
+        VideoCodec::Av1 | VideoCodec::Vp9 => true,
+    };
+    let has_lengths = matches!(codec, VideoCodec::Avc | VideoCodec::Hevc);
+    payload.slices().flat_map(move |slice| {
+        let mut rest = &slice[..];
+        std::iter::from_fn(move || {
+            while !rest.is_empty() {
+                let nal = if has_lengths {
+                    let (length, after) = rest.split_first_chunk()?;
+                    let (nal, after) = after.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+                    rest = after;
+                    nal
+                } else {
+                    std::mem::take(&mut rest)
+                };
+                if is_picture(nal) {
+                    let zeros = nal.iter().rev().take_while(|byte| **byte == 0).count();
+                    return nal.get(..nal.len() - zeros);
+                }
+            }
+            None
+        })
+    })
+}
+
 type Found = (Payload, bool, Option<VideoConfig>);
 
 /// When a recovery point is a random access point.
@@ -209,6 +241,18 @@ mod tests {
         assert_eq!(parameter_sets(config).expect("own record"), [SPS, PPS]);
         let again = stream.unit(&unit(&[SPS, PPS, b"\x65slice"]), false).expect("valid");
         assert!(again.new_config.is_none());
+    }
+
+    #[test]
+    fn picture_data_is_the_same_whatever_stands_beside_it() {
+        let data = |nals: &[&[u8]]| -> Vec<Vec<u8>> {
+            let payload = unit(nals).into();
+            picture_data(VideoCodec::Avc, &payload).map(<[u8]>::to_vec).collect()
+        };
+        let bare = data(&[b"\x65one", b"\x65two"]);
+        assert_eq!(bare, [b"\x65one", b"\x65two"]);
+        assert_eq!(data(&[RECOVERY_POINT, b"\x65one\0\0", SPS, b"\x65two"]), bare);
+        assert_ne!(data(&[b"\x65one", b"\x65twp"]), bare);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The API: `/api/v1/…`, `/healthz`, `/readyz`, `/metrics`.
 
-use std::collections::{BTreeMap, HashMap};
+mod continuity;
+mod views;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -9,15 +12,18 @@ use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use hub::{Hub, StreamStatus};
-use media::{CodecConfig, Playback, StreamName};
+use hub::Hub;
+use media::{Playback, StreamName};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa::{OpenApi, ToSchema};
+
+pub use continuity::EventView;
+pub use views::{LegView, StreamView};
 
 use crate::store::{KeyPurpose, KeyRecord, Store, StoreError};
 
@@ -51,277 +57,13 @@ pub struct Api {
     pub ready: Arc<AtomicBool>,
     /// Work that goes on when its client has left.
     pub tasks: TaskTracker,
+    /// Ends answers that would go on for ever.
+    pub stopped: CancellationToken,
 }
 
 impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Api").finish_non_exhaustive()
-    }
-}
-
-/// The picture of a stream.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct VideoView {
-    /// `H.264`, `H.265`, `AV1`, `VP9`.
-    pub codec: String,
-    /// Pixels.
-    pub width: u32,
-    /// Pixels.
-    pub height: u32,
-    /// Measured frames per second.
-    pub frames_per_second: f64,
-    /// Measured.
-    pub bits_per_second: u64,
-    /// Distance of the last two keyframes.
-    pub keyframe_interval_ms: Option<u64>,
-}
-
-/// The sound of a stream.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct AudioView {
-    /// `AAC`, `Opus`.
-    pub codec: String,
-    /// Hertz.
-    pub sample_rate: u32,
-    /// Channels.
-    pub channels: u8,
-    /// Measured.
-    pub bits_per_second: u64,
-}
-
-/// Who publishes.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct PublisherView {
-    /// `rtmp`, `rtmps`, `srt`.
-    pub protocol: String,
-    /// Network address.
-    pub peer: String,
-    /// What the encoder calls itself.
-    pub encoder: Option<String>,
-    /// Identifier of the key that was used.
-    pub key_id: String,
-}
-
-/// What the network did since the publisher connected.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct TransportView {
-    /// Round trip time.
-    pub rtt_ms: f64,
-    /// Time that lost packets have to come again.
-    pub latency_ms: u64,
-    /// Media that waits to be due.
-    pub buffer_ms: u64,
-    /// Of the last second.
-    pub bits_per_second: u64,
-    /// What the line could carry, in bits per second; 0 until it is known.
-    pub capacity_bits_per_second: u64,
-    /// Packets that came.
-    pub packets: u64,
-    /// Packets that were missing at first.
-    pub lost: u64,
-    /// Packets that came again.
-    pub retransmitted: u64,
-    /// Packets that came too late.
-    pub belated: u64,
-    /// Packets that never came: what is missing in the media.
-    pub dropped: u64,
-    /// Packets that could not be decrypted.
-    pub undecryptable: u64,
-    /// Packets of the transport stream that were missing or out of order.
-    pub continuity_errors: u64,
-}
-
-impl LinkView {
-    fn new(link: hub::Link) -> Self {
-        Self { peer: link.peer, transport: TransportView::new(link.transport) }
-    }
-}
-
-impl TransportView {
-    fn new(transport: hub::Transport) -> Self {
-        let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Self {
-            rtt_ms: transport.rtt.as_secs_f64() * 1000.0,
-            latency_ms: millis(transport.latency),
-            buffer_ms: millis(transport.buffer),
-            bits_per_second: transport.bytes_per_second * 8,
-            capacity_bits_per_second: transport.capacity_bits_per_second,
-            packets: transport.packets,
-            lost: transport.lost,
-            retransmitted: transport.retransmitted,
-            belated: transport.belated,
-            dropped: transport.dropped,
-            undecryptable: transport.undecryptable,
-            continuity_errors: transport.continuity_errors,
-        }
-    }
-}
-
-/// One of several ways over which a publisher sends.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct LinkView {
-    /// Its other end.
-    pub peer: String,
-    /// What the network did to it. What it lacks, the others may have brought.
-    pub transport: TransportView,
-}
-
-/// What stood beside picture and sound in a transport stream.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct MarkerView {
-    /// `scte35` or `klv`.
-    pub kind: String,
-    /// The PID it came on.
-    pub pid: u16,
-    /// When it came, in milliseconds since 1970, UTC.
-    pub utc_ms: i64,
-    /// The section or unit as it came, at most 4,096 bytes, as hexadecimal digits.
-    pub data: String,
-}
-
-impl MarkerView {
-    fn new(marker: &hub::Marker) -> Self {
-        let kind = match marker.kind {
-            hub::MarkerKind::Scte35 => "scte35",
-            hub::MarkerKind::Klv => "klv",
-        };
-        let data = format!("{:x}", marker.bytes);
-        Self { kind: kind.into(), pid: marker.pid, utc_ms: marker.utc_nanos / 1_000_000, data }
-    }
-}
-
-/// One thing that is wrong with the encoder's settings.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct AdviceView {
-    /// Short name that does not change.
-    pub code: String,
-    /// What is seen and what it does.
-    pub text: String,
-    /// The setting to change.
-    pub fix: String,
-}
-
-/// Repairs of the encoder's timestamps.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct RepairsView {
-    /// The timestamps jumped.
-    pub jumps: u64,
-    /// Decode times did not increase.
-    pub disorder: u64,
-    /// Presentation before decoding, or impossibly far behind.
-    pub composition: u64,
-    /// Frames of silence that stood in.
-    pub silence: u64,
-    /// Frames of sound that came twice or too late.
-    pub dropped_audio: u64,
-    /// Units that could not be read.
-    pub damaged: u64,
-}
-
-/// A stream.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct StreamView {
-    /// Its name.
-    pub name: String,
-    /// `starting`, `live`, `lost` or `ended`.
-    pub state: String,
-    /// Since when it is live, in seconds.
-    pub live_seconds: Option<u64>,
-    /// Path of the multivariant playlist on the media listener.
-    pub playlist: String,
-    /// Path of the player page on the media listener.
-    pub page: String,
-    /// Who may watch: `open` or `key`.
-    pub playback: String,
-    /// The picture.
-    pub video: Option<VideoView>,
-    /// The sound.
-    pub audio: Option<AudioView>,
-    /// Who publishes now.
-    pub publisher: Option<PublisherView>,
-    /// What is wrong with the encoder's settings.
-    pub advice: Vec<AdviceView>,
-    /// What the network did, where the publisher's protocol tells.
-    pub transport: Option<TransportView>,
-    /// The ways over which it comes, where the publisher's protocol knows several (bonded SRT).
-    pub links: Vec<LinkView>,
-    /// The last 16 SCTE 35 sections and KLV units that came in the transport stream, the newest last.
-    pub markers: Vec<MarkerView>,
-    /// What was wrong with its transport stream since the publisher connected, as ETSI TR 101 290 counts it; what never happened
-    /// is left out.
-    pub ts_errors: BTreeMap<String, u64>,
-    /// Repairs since the publisher connected.
-    pub repairs: RepairsView,
-    /// Times a source joined.
-    pub joins: u64,
-    /// Delivery.
-    #[serde(skip_deserializing)]
-    pub delivery: DeliveryFigures,
-}
-
-impl StreamView {
-    fn new(status: StreamStatus, playback: Playback, delivery: DeliveryFigures) -> Self {
-        let observed = &status.observed;
-        let (mut video, mut audio) = (None, None);
-        for config in &status.tracks {
-            match config {
-                CodecConfig::Video(config) => {
-                    video = Some(VideoView {
-                        codec: config.codec.as_str().into(),
-                        width: config.width,
-                        height: config.height,
-                        frames_per_second: f64::from(u32::try_from(observed.frame_rate_millihertz).unwrap_or(0))
-                            / 1000.0,
-                        bits_per_second: observed.video_bits_per_second,
-                        keyframe_interval_ms: observed.keyframe_interval_ms,
-                    });
-                }
-                CodecConfig::Audio(config) => {
-                    audio = Some(AudioView {
-                        codec: config.codec.as_str().into(),
-                        sample_rate: config.timescale.hz(),
-                        channels: config.channels,
-                        bits_per_second: observed.audio_bits_per_second,
-                    });
-                }
-            }
-        }
-        let repairs = status.repairs;
-        Self {
-            state: status.state.as_str().into(),
-            live_seconds: status.live_for.map(|duration| duration.as_secs()),
-            playlist: format!("/live/{}/index.m3u8", status.name),
-            page: format!("/watch/{}", status.name),
-            playback: playback.to_string(),
-            name: status.name.to_string(),
-            video,
-            audio,
-            publisher: status.publisher.map(|publisher| PublisherView {
-                protocol: publisher.protocol.into(),
-                peer: publisher.peer,
-                encoder: publisher.encoder,
-                key_id: publisher.key_id,
-            }),
-            advice: status
-                .advice
-                .into_iter()
-                .map(|advice| AdviceView { code: advice.code.into(), text: advice.text, fix: advice.fix.into() })
-                .collect(),
-            transport: status.transport.map(TransportView::new),
-            links: status.links.into_iter().map(LinkView::new).collect(),
-            markers: status.markers.iter().map(MarkerView::new).collect(),
-            ts_errors: status.ts_errors.iter().map(|(name, count)| ((*name).into(), *count)).collect(),
-            repairs: RepairsView {
-                jumps: repairs.jumps,
-                disorder: repairs.disorder,
-                composition: repairs.composition,
-                silence: repairs.silence,
-                dropped_audio: repairs.dropped_audio,
-                damaged: repairs.damaged,
-            },
-            joins: status.program.joins,
-            delivery,
-        }
     }
 }
 
@@ -336,6 +78,8 @@ pub struct KeyView {
     pub created_utc: i64,
     /// What it is good for.
     pub purpose: KeyPurpose,
+    /// The rank of legs that come with it: 0 is preferred.
+    pub rank: u8,
     /// The secret: only in the answer that makes the key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
@@ -343,8 +87,8 @@ pub struct KeyView {
 
 impl From<KeyRecord> for KeyView {
     fn from(record: KeyRecord) -> Self {
-        let KeyRecord { id, stream, created_utc, purpose } = record;
-        Self { id, stream: stream.to_string(), created_utc, purpose, key: None }
+        let KeyRecord { id, stream, created_utc, purpose, rank } = record;
+        Self { id, stream: stream.to_string(), created_utc, purpose, rank, key: None }
     }
 }
 
@@ -357,6 +101,9 @@ struct NewKeyRequest {
     /// To publish, if nothing is said.
     #[serde(default)]
     purpose: KeyPurpose,
+    /// The rank of legs that come with it: 0, the preferred one, if nothing is said.
+    #[serde(default)]
+    rank: u8,
 }
 
 /// Who may watch a stream.
@@ -380,8 +127,30 @@ fn error(status: StatusCode, text: impl Into<String>) -> Response {
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Throughline", description = "Live-streaming infrastructure: streams and keys."),
-    paths(list_streams, get_stream, get_playback, set_playback, list_keys, create_key, revoke_key, healthz, readyz),
-    components(schemas(StreamView, PlaybackView, KeyView, KeyPurpose, NewKeyRequest, ErrorBody))
+    paths(
+        list_streams,
+        get_stream,
+        continuity::change_legs,
+        continuity::list_events,
+        continuity::follow_events,
+        get_playback,
+        set_playback,
+        list_keys,
+        create_key,
+        revoke_key,
+        healthz,
+        readyz
+    ),
+    components(schemas(
+        StreamView,
+        EventView,
+        continuity::LegChange,
+        PlaybackView,
+        KeyView,
+        KeyPurpose,
+        NewKeyRequest,
+        ErrorBody
+    ))
 )]
 struct Description;
 
@@ -421,6 +190,9 @@ fn api_routes() -> Router<Api> {
         .route("/api/v1/streams", get(list_streams))
         .route("/api/v1/streams/{name}", get(get_stream))
         .route("/api/v1/streams/{name}/playback", get(get_playback).put(set_playback))
+        .route("/api/v1/streams/{name}/legs", post(continuity::change_legs))
+        .route("/api/v1/events", get(continuity::list_events))
+        .route("/api/v1/events/live", get(continuity::follow_events))
         .route("/api/v1/keys", get(list_keys).post(create_key))
         .route("/api/v1/keys/{id}", delete(revoke_key))
 }
@@ -526,7 +298,7 @@ async fn create_key(State(api): State<Api>, Json(request): Json<NewKeyRequest>) 
         Ok(stream) => stream,
         Err(invalid) => return error(StatusCode::BAD_REQUEST, invalid.to_string()),
     };
-    match api.store.create_key(stream, request.purpose).await {
+    match api.store.create_key(stream, request.purpose, request.rank).await {
         Ok(new) => {
             let key = Some(new.secret.expose().to_owned());
             (StatusCode::CREATED, Json(KeyView { key, ..new.record.into() })).into_response()

@@ -5,5 +5,5 @@
 mod api;
 mod store;
 
-pub use api::{Api, DeliveryFigures, KeyView, PlaybackView, StreamView, openapi_json};
-pub use store::{EraRow, KeyPurpose, KeyRecord, NewKey, Store, StoreError};
+pub use api::{Api, DeliveryFigures, EventView, KeyView, LegView, PlaybackView, StreamView, openapi_json};
+pub use store::{EraRow, EventRow, KeyPurpose, KeyRecord, NewKey, Store, StoreError};

@@ -30,7 +30,11 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
     CREATE TABLE IF NOT EXISTS keys (
         id TEXT PRIMARY KEY, stream TEXT NOT NULL, hash BLOB NOT NULL UNIQUE, created_utc INTEGER NOT NULL,
-        purpose TEXT NOT NULL DEFAULT 'publish') STRICT;
+        purpose TEXT NOT NULL DEFAULT 'publish', rank INTEGER NOT NULL DEFAULT 0) STRICT;
+    CREATE TABLE IF NOT EXISTS events (
+        number INTEGER PRIMARY KEY, utc_nanos INTEGER NOT NULL, stream TEXT NOT NULL, kind TEXT NOT NULL, leg INTEGER,
+        reason TEXT, text TEXT NOT NULL, gap_ms INTEGER, units_lost INTEGER) STRICT;
+    CREATE INDEX IF NOT EXISTS events_of_a_stream ON events (stream, number);
     CREATE TABLE IF NOT EXISTS playback (stream TEXT PRIMARY KEY, playback TEXT NOT NULL) STRICT;
     CREATE TABLE IF NOT EXISTS eras (
         stream TEXT PRIMARY KEY, broadcast TEXT NOT NULL, highest_number INTEGER NOT NULL,
@@ -39,6 +43,9 @@ const SCHEMA: &str = "
 
 /// A database from before keys had a purpose.
 const ADD_PURPOSE: &str = "ALTER TABLE keys ADD COLUMN purpose TEXT NOT NULL DEFAULT 'publish'";
+
+/// A database from before keys had a rank.
+const ADD_RANK: &str = "ALTER TABLE keys ADD COLUMN rank INTEGER NOT NULL DEFAULT 0";
 
 /// What went wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +99,8 @@ pub struct KeyRecord {
     pub created_utc: i64,
     /// What it is good for.
     pub purpose: KeyPurpose,
+    /// The rank of legs that come with it: 0 is preferred.
+    pub rank: u8,
 }
 
 /// A key that was just made: the only time the secret is seen.
@@ -101,6 +110,32 @@ pub struct NewKey {
     pub record: KeyRecord,
     /// The secret, for its owner.
     pub secret: StreamKey,
+}
+
+/// Events that are kept.
+const EVENTS_MAX: i64 = 10_000;
+
+/// An event as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRow {
+    /// Counts up, over restarts too.
+    pub number: i64,
+    /// When, in nanoseconds of UTC.
+    pub utc_nanos: i64,
+    /// Whose.
+    pub stream: String,
+    /// `stream.switched`, `leg.state`, ….
+    pub kind: String,
+    /// The leg it is about.
+    pub leg: Option<i64>,
+    /// Why, for a switch.
+    pub reason: Option<String>,
+    /// What was seen.
+    pub text: String,
+    /// Program time without a picture, for a switch.
+    pub gap_ms: Option<i64>,
+    /// Pictures that are missing, for a switch.
+    pub units_lost: Option<i64>,
 }
 
 /// Where a broadcast stands.
@@ -141,6 +176,9 @@ impl Store {
         connection.execute_batch(SCHEMA)?;
         if connection.prepare("SELECT purpose FROM keys").is_err() {
             connection.execute_batch(ADD_PURPOSE)?;
+        }
+        if connection.prepare("SELECT rank FROM keys").is_err() {
+            connection.execute_batch(ADD_RANK)?;
         }
         let keys = load_keys(&connection)?;
         let eras = load_eras(&connection)?;
@@ -198,16 +236,16 @@ impl Store {
     ///
     /// # Errors
     /// The database cannot be written.
-    pub async fn create_key(&self, stream: StreamName, purpose: KeyPurpose) -> Result<NewKey, StoreError> {
+    pub async fn create_key(&self, stream: StreamName, purpose: KeyPurpose, rank: u8) -> Result<NewKey, StoreError> {
         let secret = random_text(KEY_LETTERS);
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let created_utc = i64::try_from(created).unwrap_or(i64::MAX);
-        let record = KeyRecord { id: random_text(8), stream, created_utc, purpose };
+        let record = KeyRecord { id: random_text(8), stream, created_utc, purpose, rank };
         let (row, hash) = (record.clone(), hash(&secret));
         let insert = move |connection: &Connection| {
             connection.execute(
-                "INSERT INTO keys (id, stream, hash, created_utc, purpose) VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![row.id, row.stream.as_str(), hash, row.created_utc, row.purpose.as_str()],
+                "INSERT INTO keys (id, stream, hash, created_utc, purpose, rank) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![row.id, row.stream.as_str(), hash, row.created_utc, row.purpose.as_str(), row.rank],
             )
         };
         self.write(insert).await.map_err(|_| StoreError::Closed)??;
@@ -228,6 +266,82 @@ impl Store {
         self.write(delete).await.map_err(|_| StoreError::Closed)??;
         self.keys.write().remove(&hash);
         Ok(Some(record))
+    }
+
+    /// Keeps events; of all only the newest 10,000.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn add_events(&self, events: Vec<EventRow>) -> Result<(), StoreError> {
+        let insert = move |connection: &Connection| {
+            connection.execute_batch("BEGIN")?;
+            for event in &events {
+                connection.execute(
+                    "INSERT OR REPLACE INTO events VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                    params![
+                        event.number,
+                        event.utc_nanos,
+                        event.stream,
+                        event.kind,
+                        event.leg,
+                        event.reason,
+                        event.text,
+                        event.gap_ms,
+                        event.units_lost
+                    ],
+                )?;
+            }
+            let oldest = events.last().map_or(0, |event| event.number - EVENTS_MAX);
+            connection.execute("DELETE FROM events WHERE number <= ?1", params![oldest])?;
+            connection.execute_batch("COMMIT")
+        };
+        Ok(self.write(insert).await.map_err(|_| StoreError::Closed)??)
+    }
+
+    /// Events, the newest first: of one stream or of all, with numbers below `before`, at most `limit`.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn events(
+        &self,
+        stream: Option<StreamName>,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        let read = move |connection: &Connection| {
+            let mut statement = connection.prepare(
+                "SELECT number, utc_nanos, stream, kind, leg, reason, text, gap_ms, units_lost FROM events
+                 WHERE (?1 IS NULL OR stream = ?1) AND number < ?2 ORDER BY number DESC LIMIT ?3",
+            )?;
+            let stream = stream.as_ref().map(StreamName::as_str);
+            let rows = statement.query_map(params![stream, before.unwrap_or(i64::MAX), limit], |row| {
+                Ok(EventRow {
+                    number: row.get(0)?,
+                    utc_nanos: row.get(1)?,
+                    stream: row.get(2)?,
+                    kind: row.get(3)?,
+                    leg: row.get(4)?,
+                    reason: row.get(5)?,
+                    text: row.get(6)?,
+                    gap_ms: row.get(7)?,
+                    units_lost: row.get(8)?,
+                })
+            })?;
+            rows.collect()
+        };
+        Ok(self.write(read).await.map_err(|_| StoreError::Closed)??)
+    }
+
+    /// The number the next event must have, so that none is used twice.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn next_event(&self) -> Result<u64, StoreError> {
+        let read = |connection: &Connection| {
+            connection.query_row("SELECT COALESCE(MAX(number) + 1, 0) FROM events", [], |row| row.get::<_, i64>(0))
+        };
+        let next = self.write(read).await.map_err(|_| StoreError::Closed)??;
+        Ok(u64::try_from(next).unwrap_or(0))
     }
 
     /// All keys, by stream and age.
@@ -292,17 +406,17 @@ impl Store {
 }
 
 fn load_keys(connection: &Connection) -> Result<HashMap<[u8; 32], KeyRecord>, StoreError> {
-    let mut statement = connection.prepare("SELECT hash, id, stream, created_utc, purpose FROM keys")?;
+    let mut statement = connection.prepare("SELECT hash, id, stream, created_utc, purpose, rank FROM keys")?;
     let rows = statement.query_map([], |row| {
         let is_play = row.get::<_, String>(4)? == KeyPurpose::Play.as_str();
         let purpose = if is_play { KeyPurpose::Play } else { KeyPurpose::Publish };
-        Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get(3)?, purpose))
+        Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get(3)?, purpose, row.get(5)?))
     })?;
     let mut keys = HashMap::new();
     for row in rows {
-        let (hash, id, stream, created_utc, purpose) = row?;
+        let (hash, id, stream, created_utc, purpose, rank) = row?;
         if let (Ok(hash), Ok(stream)) = (hash.try_into(), stream.parse()) {
-            keys.insert(hash, KeyRecord { id, stream, created_utc, purpose });
+            keys.insert(hash, KeyRecord { id, stream, created_utc, purpose, rank });
         }
     }
     Ok(keys)
@@ -374,7 +488,7 @@ mod tests {
         let stream: StreamName = "show".parse().expect("valid");
         runtime().block_on(async {
             let store = Store::open(&directory).expect("opens");
-            let key = store.create_key(stream.clone(), KeyPurpose::Publish).await.expect("writes");
+            let key = store.create_key(stream.clone(), KeyPurpose::Publish, 0).await.expect("writes");
             drop(store);
 
             let store = Store::open(&directory).expect("opens again");
@@ -396,11 +510,40 @@ mod tests {
             let store = Store::open(folder.path()).expect("opens");
             assert_eq!(store.playback(&stream), Playback::Open);
             store.set_playback(stream.clone(), Playback::Key).await.expect("writes");
-            store.create_key(stream.clone(), KeyPurpose::Play).await.expect("writes").secret
+            store.create_key(stream.clone(), KeyPurpose::Play, 0).await.expect("writes").secret
         });
         let store = Store::open(folder.path()).expect("opens again");
         assert_eq!(store.playback(&stream), Playback::Key);
         assert_eq!(store.find_key(&secret).expect("known").purpose, KeyPurpose::Play);
+    }
+
+    #[tokio::test]
+    async fn events_survive_a_restart_and_keep_counting() {
+        let folder = tempfile::tempdir().expect("temporary");
+        let event = |number| EventRow {
+            number,
+            utc_nanos: number,
+            stream: if number % 2 == 0 { "even" } else { "odd" }.into(),
+            kind: "stream.switched".into(),
+            leg: Some(1),
+            reason: Some("silent".into()),
+            text: "text".into(),
+            gap_ms: Some(500),
+            units_lost: None,
+        };
+        let store = Store::open(folder.path()).expect("opens");
+        assert_eq!(store.next_event().await.expect("reads"), 0);
+        store.add_events((0..6).map(event).collect()).await.expect("writes");
+        drop(store);
+
+        let store = Store::open(folder.path()).expect("opens");
+        assert_eq!(store.next_event().await.expect("reads"), 6);
+        let odd = store.events(Some("odd".parse().expect("a name")), None, 2).await.expect("reads");
+        assert_eq!(odd, [event(5), event(3)]);
+        assert_eq!(store.events(None, Some(2), 10).await.expect("reads"), [event(1), event(0)]);
+        store.add_events(vec![event(EVENTS_MAX + 3)]).await.expect("writes");
+        let left = store.events(None, None, 100).await.expect("reads").len();
+        assert_eq!(left, 3, "the newest are kept");
     }
 
     #[test]

@@ -522,7 +522,8 @@ mod tests {
     async fn ll_15_a_request_that_waits_three_target_durations_in_vain_gives_up() {
         let hub = Hub::new(HubConfig::default());
         let name = "show".parse().expect("valid");
-        let leg = hub.publish(Instant::now(), &name, Publisher::default()).expect("nobody else publishes");
+        let at = hub::Arrival { now: Instant::now(), utc_nanos: 0 };
+        let leg = hub.publish(at, &name, Publisher::default()).expect("nobody else publishes");
         let channel = Channel::new(leg.stream(), PackagerConfig::default(), None);
         let (metrics, shutdown) = (Metrics::register(&mut Registry::default()), CancellationToken::new());
         let places = Semaphore::new(1);

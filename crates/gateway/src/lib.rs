@@ -5,6 +5,7 @@
 //! a limit, reading and writing run side by side, and a session that panics dies alone.
 
 mod rtmp_session;
+mod slate;
 mod srt;
 mod ts;
 mod udp;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, info, info_span};
 
+pub use crate::slate::{AlwaysOn, SlateSettings};
 pub use crate::srt::{Direction, LINKS_MAX as SRT_LINKS_MAX, SrtCall, SrtLink, SrtSettings};
 pub use crate::udp::UdpStream;
 
@@ -39,6 +41,8 @@ pub struct Grant {
     pub stream: StreamName,
     /// Identifier of the key; not the key.
     pub key_id: String,
+    /// The rank of the leg: 0 is preferred.
+    pub rank: u8,
 }
 
 /// Looks a key up. The second argument is the stream name that the encoder gave beside the key, if it gave one. The error

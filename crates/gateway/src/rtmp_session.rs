@@ -273,10 +273,14 @@ impl Connection<'_> {
                 peer: self.peer.to_string(),
                 encoder: None,
                 key_id: grant.key_id,
+                rank: grant.rank,
             };
-            self.gateway.hub.publish(Instant::now(), &grant.stream, publisher).map_err(|error| {
-                let reason =
-                    if matches!(error, PublishError::Busy(_)) { RejectReason::busy } else { RejectReason::limit };
+            self.gateway.hub.publish(arrival(), &grant.stream, publisher).map_err(|error| {
+                let reason = if matches!(error, PublishError::Busy(_) | PublishError::Full(_)) {
+                    RejectReason::busy
+                } else {
+                    RejectReason::limit
+                };
                 (reason, Rejection::BadName(error.to_string()))
             })
         });

@@ -36,6 +36,8 @@ pub struct UdpStream {
     pub interface: Option<Ipv4Addr>,
     /// In: a source that sends nothing for so long is gone.
     pub silent_after: Duration,
+    /// The rank of the leg: 0 is preferred.
+    pub rank: u8,
 }
 
 impl Gateway {
@@ -111,8 +113,9 @@ impl Gateway {
             peer: peer.to_string(),
             encoder: None,
             key_id: format!("udp {}", input.address),
+            rank: input.rank,
         };
-        match self.hub.publish(Instant::now(), &input.stream, publisher) {
+        match self.hub.publish(arrival(), &input.stream, publisher) {
             Ok(leg) => {
                 info!(%peer, "publisher joined");
                 self.metrics.session_opened(Protocol::udp);

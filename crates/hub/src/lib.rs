@@ -7,40 +7,56 @@
 //! increases per track; a slow subscriber skips whole GOPs. The one lock per stream guards O(1) appends and reads.
 #![deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
+mod copies;
+mod event;
+mod leg;
+mod legs;
 mod observe;
 mod program;
+mod report;
 mod ring;
+mod standby;
 mod stream;
+mod switch;
 mod timeline;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use media::StreamName;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+pub use copies::CopyStats;
+pub use event::{Event, EventKind, EventLog, SwitchReason};
+pub use leg::{Announcement, Leg};
+pub use legs::{LegRole, LegState, LegStatus};
 pub use observe::{Advice, Observed, lint};
-pub use program::{Arrival, ProgramStats};
+pub use program::{Arrival, CopyFigures, ProgramStats};
+pub use report::{Link, Marker, MarkerKind, Publisher, SLATE_RANK, Transport};
 pub use ring::{Entry, Item, Tracks};
-pub use stream::{
-    Announcement, Leg, Link, Marker, MarkerKind, PublishError, Publisher, Stream, StreamEvent, StreamState,
-    StreamStatus, Subscriber, Transport,
-};
+pub use stream::{PublishError, SecondPublisher, Stream, StreamEvent, StreamState, StreamStatus, Subscriber};
+pub use switch::UnknownLeg;
 pub use timeline::{Repaired, Repairs, Timeline};
 
 /// Settings of the hub.
 #[derive(Clone, Copy, Debug)]
 pub struct HubConfig {
-    /// Silence after which another session with the same key takes over.
+    /// Silence after which another leg takes over; longer for legs whose units lie further apart.
     pub takeover_after: Duration,
-    /// Silence of a connected source after which its loss is signalled to viewers.
+    /// Silence of all sources after which the loss is signalled to viewers.
     pub silent_after: Duration,
     /// How long a stream without a source is kept before it ends.
     pub hold: Duration,
     /// Most streams at once.
     pub streams_max: usize,
+    /// What a second publisher with the same key is.
+    pub second_publisher: SecondPublisher,
+    /// How long a unit waits behind a hole that another copy of the encode may fill.
+    pub merge_window: Duration,
+    /// How long a preferred leg must have been healthy before the program returns to it.
+    pub hold_down: Duration,
 }
 
 impl Default for HubConfig {
@@ -50,6 +66,9 @@ impl Default for HubConfig {
             silent_after: Duration::from_secs(2),
             hold: Duration::from_mins(1),
             streams_max: 2000,
+            second_publisher: SecondPublisher::Backup,
+            merge_window: Duration::from_millis(200),
+            hold_down: Duration::from_secs(10),
         }
     }
 }
@@ -61,12 +80,24 @@ pub struct Hub {
     streams: RwLock<HashMap<StreamName, Arc<Stream>>>,
     /// Counts up whenever a stream is added.
     added: watch::Sender<u64>,
+    events: Arc<EventLog>,
 }
 
 impl Hub {
     /// A hub without streams.
     pub fn new(config: HubConfig) -> Self {
-        Self { config, streams: RwLock::default(), added: watch::Sender::new(0) }
+        Self { config, streams: RwLock::default(), added: watch::Sender::new(0), events: Arc::default() }
+    }
+
+    /// Begins the numbers of events there, so that none is used twice.
+    #[must_use]
+    pub fn with_events_from(self, number: u64) -> Self {
+        Self { events: Arc::new(EventLog::starting_at(number)), ..self }
+    }
+
+    /// What happened to the streams.
+    pub fn events(&self) -> &Arc<EventLog> {
+        &self.events
     }
 
     /// The stream of that name, if it is there.
@@ -90,27 +121,48 @@ impl Hub {
     ///
     /// # Errors
     /// Somebody else publishes and is healthy, or there are too many streams.
-    pub fn publish(&self, now: Instant, name: &StreamName, publisher: Publisher) -> Result<Leg, PublishError> {
+    pub fn publish(&self, at: Arrival, name: &StreamName, publisher: Publisher) -> Result<Leg, PublishError> {
         let mut streams = self.streams.write();
         if let Some(stream) = streams.get(name).filter(|stream| stream.state() != StreamState::Ended) {
-            return stream.add_leg(now, publisher, self.config.takeover_after);
+            return stream.add_leg(at, publisher);
         }
         if streams.len() >= self.config.streams_max {
             return Err(PublishError::TooManyStreams(self.config.streams_max));
         }
-        let stream = Arc::new(Stream::new(name.clone()));
-        let leg = stream.add_leg(now, publisher, self.config.takeover_after)?;
+        let stream = Arc::new(Stream::new(name.clone(), self.config, Arc::clone(&self.events)));
+        let leg = stream.add_leg(at, publisher)?;
         streams.insert(name.clone(), stream);
         drop(streams);
         self.added.send_modify(|count| *count += 1);
         Ok(leg)
     }
 
+    /// A stream that is there whether somebody publishes or not: it is not ended for want of a source.
+    ///
+    /// # Errors
+    /// There are too many streams.
+    pub fn declare(&self, name: &StreamName) -> Result<Arc<Stream>, PublishError> {
+        let mut streams = self.streams.write();
+        if let Some(stream) = streams.get(name) {
+            stream.keep();
+            return Ok(Arc::clone(stream));
+        }
+        if streams.len() >= self.config.streams_max {
+            return Err(PublishError::TooManyStreams(self.config.streams_max));
+        }
+        let stream = Arc::new(Stream::new(name.clone(), self.config, Arc::clone(&self.events)));
+        stream.keep();
+        streams.insert(name.clone(), Arc::clone(&stream));
+        drop(streams);
+        self.added.send_modify(|count| *count += 1);
+        Ok(stream)
+    }
+
     /// Looks at the clocks of all streams; call it every 50 ms or so. Returns what happened.
     pub fn tick(&self, at: Arrival) -> Vec<(StreamName, StreamEvent)> {
         let mut events = Vec::new();
         for stream in self.streams() {
-            if let Some(event) = stream.tick(at, self.config.silent_after, self.config.hold) {
+            if let Some(event) = stream.tick(at) {
                 if event == StreamEvent::Ended {
                     let mut streams = self.streams.write();
                     if streams.get(stream.name()).is_some_and(|known| Arc::ptr_eq(known, &stream)) {
@@ -130,3 +182,6 @@ impl Hub {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,26 +1,36 @@
 //! The program: one continuous timeline that outlives every leg.
 //!
-//! One leg feeds it at a time. A leg joins at its first random access point; its time is shifted once, by a whole number
-//! of ticks, so that nothing accumulates. Sound joins on the program's own grid.
+//! One leg feeds it, or several that carry the same encode. A leg joins at a random access point; its time is shifted once, by a
+//! whole number of ticks, so that nothing accumulates. Sound joins on the program's own grid. Copies of one unit are emitted
+//! once; a unit waits only behind evidence of a hole that another copy may fill.
 
+mod join;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use media::{AccessUnit, CodecConfig, Timescale, TrackKind};
+use media::{AccessUnit, CodecConfig, Dts, Pts, Timescale, TrackKind};
+
+use crate::copies::{Copies, CopyStats, Held, Learner, Print, Run, Shifts, place};
+pub(crate) use join::Joined;
 
 use crate::ring::{Entry, Item, Ring, Tracks};
-use crate::timeline::{Repaired, silent_unit};
+use crate::standby::{Incoming, Standby};
+use crate::timeline::silent_unit;
 
-/// How long the tracks that were announced are waited for.
-const CENSUS_TIME: Duration = Duration::from_secs(1);
-/// Most units kept while waiting: 1 s of 240 pictures and 400 frames of sound.
-const PENDING_MAX: usize = 640;
-/// Most bytes kept while waiting: 1 s at 200 Mbit/s.
-const PENDING_BYTES_MAX: usize = 25 << 20;
 /// Where program time begins: room below for a decode time that precedes the first picture.
 const PROGRAM_START: i64 = 10 * 360_000;
-/// Longest hole in the sound that is filled with silence at a join, in milliseconds.
+/// Longest hole in the sound that is filled with silence, in milliseconds.
 const FILL_MS_MAX: i64 = 3000;
+/// Intervals between pictures from which the usual one is taken: the smallest of them.
+const STEPS: usize = 16;
+/// How far apart copies of a unit may lie where the interval is not known, or very short: rounding to milliseconds, twice.
+const TOLERANCE: i64 = 720;
+/// Pictures in a row at whose place something else stands before a leg is no longer called a copy.
+const CONFLICTS_MAX: u32 = 8;
+/// Units in a row that must be found as far from where a copy puts them before it is moved.
+const DRIFT_RUN: u32 = 3;
 
 /// When something reached us, on both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -38,18 +48,6 @@ pub(crate) struct Announced {
     pub(crate) audio: bool,
 }
 
-/// How the leg that feeds the program is tied to it.
-#[derive(Debug)]
-enum Join {
-    /// Nobody feeds it.
-    Idle,
-    /// Waiting for the announced tracks and a random access point.
-    Collecting { since: Instant, announced: Announced, tracks: Tracks, pending: Vec<(Arrival, AccessUnit)> },
-    /// Fed, with these shifts from leg time to program time.
-    /// `anchor` is the PTS of its first random access point, `known` the configurations it has now.
-    Joined { video_shift: i64, audio_shift: i64, anchor: i64, known: Tracks, is_silent: bool },
-}
-
 /// Counters of a program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProgramStats {
@@ -65,53 +63,128 @@ pub struct ProgramStats {
     pub dropped_units: u64,
 }
 
+/// How a leg that feeds the program is tied to it.
+#[derive(Debug)]
+struct Feed {
+    leg: u64,
+    /// From leg time to program time.
+    video_shift: i64,
+    audio_shift: i64,
+    /// PTS, in leg time, of the random access point it joined at.
+    anchor: i64,
+    /// The configurations it has now.
+    known: Tracks,
+    /// It brings no sound to a program that has it.
+    is_silent: bool,
+    /// The furthest it has come on each track, in program time.
+    reached: [i64; 2],
+    /// It joined as a copy of another one.
+    is_copy: bool,
+    conflicts: u32,
+    /// Where its units are found, beside where it puts them.
+    drift: [Run; 2],
+    last: Instant,
+    figures: CopyFigures,
+}
+
+/// How one copy compares to the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyFigures {
+    /// How much later than the first copy its last unit came.
+    pub late: Duration,
+    /// The most since it joined.
+    pub late_max: Duration,
+    /// Pictures that it did not bring.
+    pub missing: u64,
+}
+
+/// A leg that does not feed the program, and what is known of its likeness.
+#[derive(Debug)]
+struct Candidate {
+    leg: u64,
+    learner: Learner,
+}
+
 /// The program's state; the stream's lock guards it.
 #[derive(Debug)]
 pub(crate) struct Program {
     pub(crate) ring: Ring,
     pub(crate) tracks: Arc<Tracks>,
     pub(crate) stats: ProgramStats,
-    join: Join,
+    /// Those that feed it; the first leads.
+    feeds: Vec<Feed>,
+    candidates: Vec<Candidate>,
+    copies: Copies,
+    /// Longest wait for a copy that may fill a hole.
+    window: Duration,
     /// Last decode time and highest presentation time of the picture.
     video: Option<(i64, i64)>,
+    /// The last intervals between pictures.
+    steps: VecDeque<i64>,
     /// Where the next sound belongs, on the sound's own scale.
     audio_head: Option<i64>,
     last_arrival: Option<Instant>,
 }
 
 impl Program {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(window: Duration) -> Self {
         Self {
             ring: Ring::default(),
             tracks: Arc::default(),
             stats: ProgramStats::default(),
-            join: Join::Idle,
+            feeds: Vec::new(),
+            candidates: Vec::new(),
+            copies: Copies::default(),
+            window,
             video: None,
+            steps: VecDeque::new(),
             audio_head: None,
             last_arrival: None,
         }
     }
 
-    /// A new leg feeds the program from its first random access point on.
-    pub(crate) fn begin_leg(&mut self, now: Instant) {
-        let (announced, tracks) = (Announced::default(), Tracks::default());
-        self.join = Join::Collecting { since: now, announced, tracks, pending: Vec::new() };
+    /// Whether anything was ever emitted.
+    fn has_begun(&self) -> bool {
+        self.last_arrival.is_some()
     }
 
-    pub(crate) fn announce(&mut self, announcement: Announced) {
-        if let Join::Collecting { announced, .. } = &mut self.join {
-            *announced = announcement;
+    /// The leg that leads.
+    pub(crate) fn leader(&self) -> Option<u64> {
+        self.feeds.first().map(|feed| feed.leg)
+    }
+
+    /// Whether the leg feeds the program.
+    pub(crate) fn is_fed_by(&self, leg: u64) -> bool {
+        self.feeds.iter().any(|feed| feed.leg == leg)
+    }
+
+    /// The legs that feed it.
+    pub(crate) fn feeds(&self) -> impl Iterator<Item = u64> {
+        self.feeds.iter().map(|feed| feed.leg)
+    }
+
+    /// Makes one of the copies that feed the program the one that leads.
+    pub(crate) fn lead(&mut self, leg: u64) {
+        if let Some(index) = self.feeds.iter().position(|feed| feed.leg == leg) {
+            self.feeds.swap(0, index);
         }
     }
 
-    /// The leg is gone.
-    pub(crate) fn end_leg(&mut self) {
-        self.join = Join::Idle;
+    /// How a copy compares to the others.
+    pub(crate) fn copy_figures(&self, leg: u64) -> Option<CopyFigures> {
+        let feed = self.feeds.iter().find(|feed| feed.leg == leg)?;
+        (self.feeds.len() > 1).then_some(feed.figures)
     }
 
-    /// Whether anything was ever emitted.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.last_arrival.is_some()
+    pub(crate) fn copy_stats(&self) -> CopyStats {
+        self.copies.stats
+    }
+
+    /// The leg is gone, or its stamps are no longer what they were.
+    pub(crate) fn forget(&mut self, at: Arrival, leg: u64) {
+        self.feeds.retain(|feed| feed.leg != leg);
+        self.candidates.retain(|candidate| candidate.leg != leg);
+        self.release_all(at);
     }
 
     /// Appends something that is no unit.
@@ -119,210 +192,226 @@ impl Program {
         self.ring.push(Entry { arrival_utc_nanos, tracks: Arc::clone(&self.tracks), item });
     }
 
-    /// What the feeding leg's timeline brought.
-    pub(crate) fn handle(&mut self, at: Arrival, repaired: Repaired) {
-        match repaired {
-            Repaired::Config(config) => self.on_config(config),
-            Repaired::Unit(unit) => self.on_unit(at, unit),
+    /// A configuration of a leg that feeds the program: in force from its next random access point on.
+    pub(crate) fn config(&mut self, leg: u64, config: CodecConfig) {
+        if let Some(feed) = self.feeds.iter_mut().find(|feed| feed.leg == leg) {
+            feed.is_silent &= config.kind() == TrackKind::Video;
+            feed.known.set(config);
         }
     }
 
-    fn on_config(&mut self, config: CodecConfig) {
-        match &mut self.join {
-            Join::Idle => {}
-            Join::Collecting { tracks, .. } => set_config(tracks, config),
-            // In force from the next random access point on.
-            Join::Joined { known, is_silent, .. } => {
-                *is_silent &= config.kind() == TrackKind::Video;
-                set_config(known, config);
-            }
+    /// The scale of a track's stamps.
+    fn scale(&self, track: TrackKind) -> Timescale {
+        self.tracks.config(track).map_or(Timescale::VIDEO, |config| config.timescale())
+    }
+
+    /// The usual distance of units, in ticks; 0 where it is not known.
+    fn interval(&self, track: TrackKind) -> i64 {
+        match track {
+            TrackKind::Video => self.steps.iter().copied().min().unwrap_or(0),
+            TrackKind::Audio => self.tracks.audio.as_ref().map_or(0, |audio| i64::from(audio.samples_per_unit)),
         }
     }
 
-    fn set_tracks(&mut self, tracks: Tracks) {
-        if *self.tracks != tracks {
-            self.stats.discontinuities += u64::from(self.has_begun());
-            self.tracks = Arc::new(tracks);
-        }
+    /// How far apart copies of a unit may lie, on the track's own scale.
+    fn tolerance(&self, track: TrackKind) -> i64 {
+        let rounding = Timescale::VIDEO.rescale(TOLERANCE, self.scale(track));
+        (self.interval(track) / 2).max(rounding)
     }
 
-    fn on_unit(&mut self, at: Arrival, unit: AccessUnit) {
-        match &mut self.join {
-            Join::Idle => {}
-            Join::Joined { .. } => self.on_joined_unit(at, unit),
-            Join::Collecting { since, announced, tracks, pending } => {
-                let bytes: usize = pending.iter().map(|(_, unit)| unit.payload.len()).sum();
-                if pending.len() == PENDING_MAX || bytes > PENDING_BYTES_MAX {
-                    pending.remove(0);
-                    self.stats.dropped_units += 1;
-                }
-                pending.push((at, unit));
-                let waited = at.now.saturating_duration_since(*since) >= CENSUS_TIME || pending.len() == PENDING_MAX;
-                let knows_all =
-                    (tracks.video.is_some() || !announced.video) && (tracks.audio.is_some() || !announced.audio);
-                let is_announced = announced.video || announced.audio;
-                let complete = tracks.video.is_some() && tracks.audio.is_some();
-                if complete || waited || knows_all && is_announced {
-                    self.try_join(waited);
-                }
-            }
-        }
+    /// Longest gap in which a leg counts as delivering: three times the usual interval.
+    pub(crate) fn usual_silence(&self) -> Duration {
+        let interval = if self.tracks.video.is_some() { self.interval(TrackKind::Video) } else { 0 };
+        Duration::from_nanos(u64::try_from(Timescale::VIDEO.nanos(interval * 3)).unwrap_or(0))
     }
 
-    fn on_joined_unit(&mut self, at: Arrival, unit: AccessUnit) {
-        let Join::Joined { video_shift, audio_shift, anchor, known, is_silent } = &mut self.join else { return };
-        let begins = unit.is_random_access && (unit.track == TrackKind::Video || known.video.is_none());
-        if begins && *known != *self.tracks {
-            let changed = Tracks { video: known.video.clone(), audio: known.audio.clone() };
-            let scale = |tracks: &Tracks| tracks.audio.as_ref().map(|audio| audio.timescale);
-            if scale(&changed) != scale(&self.tracks) {
-                if let Some(scale) = scale(&changed) {
-                    *audio_shift = Timescale::VIDEO.rescale(*video_shift, scale);
-                }
-                self.audio_head = None;
-            }
-            let tracks = Arc::new(changed);
-            self.stats.discontinuities += u64::from(self.last_arrival.is_some());
-            self.tracks = tracks;
+    /// When the last unit was emitted of the track that tells where the program is.
+    pub(crate) fn last_arrival(&self) -> Option<Instant> {
+        self.last_arrival
+    }
+
+    // ---- units of legs that feed the program
+
+    /// A unit of a leg that feeds the program, in leg time.
+    pub(crate) fn unit(&mut self, at: Arrival, leg: u64, incoming: Incoming) {
+        let Some(index) = self.feeds.iter().position(|feed| feed.leg == leg) else { return };
+        let is_alone = self.feeds.len() == 1 && self.copies.is_idle();
+        let Some(feed) = self.feeds.get_mut(index) else { return };
+        let Incoming { mut unit, hash, is_stand_in } = incoming;
+        feed.last = at.now;
+        let begins = unit.is_random_access && (unit.track == TrackKind::Video || feed.known.video.is_none());
+        let changed = (begins && feed.known != *self.tracks).then(|| feed.known.clone());
+        if let Some(scale) = changed.as_ref().and_then(|tracks| tracks.audio.as_ref()).map(|audio| audio.timescale)
+            && self.tracks.audio.as_ref().is_none_or(|audio| audio.timescale != scale)
+        {
+            feed.audio_shift = Timescale::VIDEO.rescale(feed.video_shift, scale);
         }
         let is_old = match unit.track {
-            TrackKind::Video => unit.pts.0 < *anchor, // leading pictures of an open GOP
-            TrackKind::Audio => known.audio != self.tracks.audio, // waits for the random access point
+            TrackKind::Video => unit.pts.0 < feed.anchor, // leading pictures of an open GOP
+            // Waits for the random access point.
+            TrackKind::Audio => changed.is_none() && feed.known.audio != self.tracks.audio,
         };
-        let (video_shift, audio_shift, is_silent) = (*video_shift, *audio_shift, *is_silent);
+        let shift = if unit.track == TrackKind::Video { feed.video_shift } else { feed.audio_shift };
+        let is_copy = feed.is_copy;
         if is_old {
             self.stats.dropped_units += 1;
         } else {
-            self.emit(at, unit, video_shift, audio_shift);
+            unit.dts = unit.dts + shift;
+            unit.pts = unit.pts + shift;
+            let deadline = at.now + self.window;
+            let held = Held { at, leg, unit, hash, is_stand_in, changed, deadline };
+            if is_alone && !is_copy { self.emit(held) } else { self.merge(index, held) }
         }
-        if is_silent {
+        if self.feeds.get(index).is_some_and(|feed| feed.is_silent) {
             self.stand_in(at);
         }
     }
 
-    /// Silence for a leg that brings no sound to a program that has it.
-    fn stand_in(&mut self, at: Arrival) {
-        let (Some((video, _)), Some(audio), Some(mut head)) = (self.video, &self.tracks.audio, self.audio_head) else {
-            return;
-        };
-        let until = Timescale::VIDEO.rescale(video, audio.timescale);
-        let length = i64::from(audio.samples_per_unit);
-        if (until - head) / i64::from(audio.timescale.hz()) > FILL_MS_MAX / 1000 {
-            head += (until - head) / length * length; // too long a hole to fill: it is a gap
+    /// What is to be added to the shift of a copy whose grid has moved: its units are found elsewhere than where it puts them, three in
+    /// a row by as much. Rounding is left alone, so that nothing accumulates.
+    fn drift(&mut self, index: usize, held: &Held, tolerance: i64) -> Option<i64> {
+        let (track, hash) = (held.unit.track, held.hash.filter(|_| !held.is_stand_in)?);
+        let twin = *self.copies.prints(track).unique(hash)?;
+        let feed = self.feeds.get_mut(index)?;
+        let run = feed.drift.get_mut(place(track))?;
+        let off = twin.dts - held.unit.dts.0;
+        if off.saturating_abs() <= tolerance / 2 {
+            run.restart();
+            return None;
         }
-        while head + length <= until {
-            let Some(unit) = silent_unit(audio, head) else { break };
-            let (tracks, item) = (Arc::clone(&self.tracks), Item::Unit(unit));
-            self.ring.push(Entry { arrival_utc_nanos: at.utc_nanos, tracks, item });
-            head += length;
+        if run.observe(off, tolerance / 4) < DRIFT_RUN {
+            return None;
         }
-        self.audio_head = Some(head);
+        run.restart();
+        let shift = if track == TrackKind::Video { &mut feed.video_shift } else { &mut feed.audio_shift };
+        *shift += off;
+        Some(off)
     }
 
-    /// Joins if there is a random access point among what was collected.
-    fn try_join(&mut self, waited: bool) {
-        let Join::Collecting { tracks, pending, .. } = &mut self.join else { return };
-        let has_video =
-            tracks.video.is_some() && (!waited || pending.iter().any(|(_, unit)| unit.track == TrackKind::Video));
-        let anchor_track = if has_video { TrackKind::Video } else { TrackKind::Audio };
-        let is_anchor = |unit: &AccessUnit| unit.track == anchor_track && unit.is_random_access;
-        let Some(index) = pending.iter().position(|(_, unit)| is_anchor(unit)) else { return };
-        let (mut tracks, pending) = (std::mem::take(tracks), std::mem::take(pending));
-        let all = Tracks { video: tracks.video.clone(), audio: None };
-        if !has_video {
-            tracks.video = None; // announced, and not a single picture: it joins when it comes
+    /// One of several copies: emitted at once where it is next, kept where something is missing before it, dropped where it
+    /// was there already.
+    fn merge(&mut self, index: usize, mut held: Held) {
+        let (track, at) = (held.unit.track, held.at);
+        let (tolerance, interval) = (self.tolerance(track), self.interval(track));
+        if let Some(off) = self.drift(index, &held, tolerance) {
+            held.unit.dts = held.unit.dts + off;
+            held.unit.pts = held.unit.pts + off;
         }
-        // A track that the program has stays, whether this leg brings it or not: sound as silence, pictures as a gap.
-        let is_silent = tracks.audio.is_none();
-        tracks.video = tracks.video.or_else(|| self.tracks.video.clone());
-        tracks.audio = tracks.audio.or_else(|| self.tracks.audio.clone());
-        let known = Tracks { video: all.video.or_else(|| tracks.video.clone()), audio: tracks.audio.clone() };
-        let Some((at, anchor)) = pending.get(index) else { return };
-        let scale = tracks.config(anchor_track).map_or(Timescale::VIDEO, |config| config.timescale());
-        let anchor_pts = scale.rescale(anchor.pts.0, Timescale::VIDEO);
-        let reorder = if anchor_track == TrackKind::Video { anchor.pts.0 - anchor.dts.0 } else { 0 };
-        let video_shift = self.join_position(at.now, reorder) - anchor_pts;
-        let audio_shift = self.join_audio(&tracks, &pending, anchor_pts, video_shift);
-        if let Some(audio) = &tracks.audio {
-            // No sound from before the first picture, whenever it comes.
-            let floor = Timescale::VIDEO.rescale(anchor_pts, audio.timescale) + audio_shift;
-            self.audio_head.get_or_insert(floor);
-        }
-        self.set_tracks(tracks);
-        self.stats.joins += 1;
-        let anchor = if anchor_track == TrackKind::Video { anchor_pts } else { i64::MIN };
-        self.join = Join::Joined { video_shift, audio_shift, anchor, known, is_silent };
-        for (at, unit) in pending {
-            let before = match unit.track {
-                TrackKind::Video => unit.pts.0 < anchor_pts,
-                TrackKind::Audio => self
-                    .tracks
-                    .audio
-                    .as_ref()
-                    .is_none_or(|audio| audio.timescale.rescale(unit.pts.0, Timescale::VIDEO) < anchor_pts),
-            };
-            if before {
-                self.stats.dropped_units += 1; // also the leading pictures of an open GOP
-            } else {
-                self.emit(at, unit, video_shift, audio_shift);
+        let dts = held.unit.dts.0;
+        let expected = self.expected(track);
+        let Some(feed) = self.feeds.get_mut(index) else { return };
+        if let Some(reached) = feed.reached.get_mut(place(track)) {
+            let step = dts.saturating_sub(*reached);
+            if track == TrackKind::Video && interval > 0 && *reached > i64::MIN && step > interval + tolerance {
+                feed.figures.missing += u64::try_from(step / interval - 1).unwrap_or(0).min(1000);
             }
+            *reached = dts.max(*reached);
         }
-    }
-
-    /// Program time, on the video scale, at which a leg whose anchor arrived at `now` joins.
-    fn join_position(&self, now: Instant, reorder: i64) -> i64 {
-        let audio_end = self
-            .audio_head
-            .zip(self.tracks.audio.as_ref())
-            .map(|(head, audio)| audio.timescale.rescale(head, Timescale::VIDEO));
-        let video_head = self.video.filter(|_| self.tracks.video.is_some());
-        let head = match (video_head, audio_end) {
-            (Some((_, pts)), _) => pts,
-            (None, Some(end)) => end,
-            (None, None) => return PROGRAM_START,
-        };
-        let passed = self.last_arrival.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
-        let expected = head + Timescale::VIDEO.ticks(passed);
-        // PTS above every one emitted, DTS above the last, whatever the reorder depths.
-        let lowest = self.video.map_or(head, |(dts, pts)| (pts + 1).max(dts + 1 + reorder));
-        expected.max(lowest)
-    }
-
-    /// The shift of the sound: the picture's, moved by at most half a frame onto the program's grid. Fills the hole
-    /// between the old sound and the new with silence.
-    fn join_audio(&mut self, tracks: &Tracks, pending: &[(Arrival, AccessUnit)], anchor: i64, video_shift: i64) -> i64 {
-        let Some(audio) = &tracks.audio else { return 0 };
-        let scale = audio.timescale;
-        let exact = Timescale::VIDEO.rescale(video_shift, scale);
-        let same = self.tracks.audio.as_ref() == Some(audio);
-        let Some(head) = self.audio_head.filter(|_| same) else {
-            self.audio_head = None;
-            return exact;
-        };
-        let length = i64::from(audio.samples_per_unit);
-        let first = pending
-            .iter()
-            .map(|(_, unit)| unit)
-            .find(|unit| unit.track == TrackKind::Audio && scale.rescale(unit.pts.0, Timescale::VIDEO) >= anchor);
-        let first = first.map_or_else(|| Timescale::VIDEO.rescale(anchor, scale), |unit| unit.dts.0);
-        let frames = ((first + exact - head + length / 2).div_euclid(length)).max(0);
-        if frames * length <= FILL_MS_MAX * i64::from(scale.hz()) / 1000 {
-            let arrival_utc_nanos = pending.first().map_or(0, |(at, _)| at.utc_nanos);
-            for frame in 0..frames {
-                if let Some(unit) = silent_unit(audio, head + frame * length) {
-                    self.audio_head = Some(head + (frame + 1) * length);
-                    let tracks = Arc::clone(&self.tracks);
-                    self.ring.push(Entry { arrival_utc_nanos, tracks, item: Item::Unit(unit) });
+        if expected.is_some_and(|expected| dts < expected - tolerance.min(interval.max(1))) {
+            self.on_passed(index, &held, tolerance);
+        } else {
+            let waiting = self.copies.held(track);
+            let twin =
+                waiting.range(dts - tolerance..=dts + tolerance).map(|(dts, held)| (*dts, held.is_stand_in)).next();
+            match twin {
+                Some((place, true)) if !held.is_stand_in => {
+                    waiting.remove(&place);
+                    waiting.insert(dts, held);
+                }
+                Some(_) => self.copies.stats.duplicates += 1,
+                None => {
+                    waiting.insert(dts, held);
                 }
             }
         }
-        head + frames * length - first
+        self.release(at, track);
     }
 
-    fn emit(&mut self, at: Arrival, mut unit: AccessUnit, video_shift: i64, audio_shift: i64) {
-        let shift = if unit.track == TrackKind::Video { video_shift } else { audio_shift };
-        unit.dts = unit.dts + shift;
-        unit.pts = unit.pts + shift;
+    /// A unit whose place the program has passed: a copy, or late, or something else.
+    fn on_passed(&mut self, index: usize, held: &Held, tolerance: i64) {
+        let (track, dts) = (held.unit.track, held.unit.dts.0);
+        let twin = self.copies.prints(track).near(dts, tolerance).copied();
+        let (Some(feed), stats) = (self.feeds.get_mut(index), &mut self.copies.stats) else { return };
+        let Some(twin) = twin else {
+            stats.late += 1;
+            return;
+        };
+        if Some(twin.hash) == held.hash {
+            stats.duplicates += 1;
+            feed.conflicts = 0;
+            feed.figures.late = held.at.now.saturating_duration_since(twin.came);
+            feed.figures.late_max = feed.figures.late_max.max(feed.figures.late);
+        } else if !held.is_stand_in && !twin.is_stand_in {
+            stats.conflicts += 1;
+            feed.conflicts += u32::from(track == TrackKind::Video);
+        } else {
+            stats.duplicates += 1;
+        }
+    }
+
+    /// A leg that feeds the program beside others and brings something else: it is no copy any more.
+    pub(crate) fn parted(&self) -> Option<u64> {
+        let others = self.feeds.iter().skip(1);
+        others
+            .chain(self.feeds.first())
+            .find(|feed| self.feeds.len() > 1 && feed.conflicts >= CONFLICTS_MAX)
+            .map(|feed| feed.leg)
+    }
+
+    /// Where the next unit of a track is expected; none before the first.
+    fn expected(&self, track: TrackKind) -> Option<i64> {
+        match track {
+            TrackKind::Video => self.video.map(|(dts, _)| dts + self.interval(track).max(1)),
+            TrackKind::Audio => self.audio_head,
+        }
+    }
+
+    /// Emits what waits no longer.
+    pub(crate) fn release_all(&mut self, at: Arrival) {
+        self.release(at, TrackKind::Video);
+        self.release(at, TrackKind::Audio);
+    }
+
+    fn release(&mut self, at: Arrival, track: TrackKind) {
+        while let Some((&dts, held)) = self.copies.held(track).first_key_value() {
+            let (leg, deadline, is_stand_in) = (held.leg, held.deadline, held.is_stand_in);
+            let (tolerance, interval) = (self.tolerance(track), self.interval(track));
+            let follows = interval == 0 || self.expected(track).is_none_or(|expected| dts <= expected + tolerance);
+            let may_come = self.feeds.iter().any(|feed| {
+                let reached = feed.reached.get(place(track)).copied().unwrap_or(i64::MAX);
+                feed.leg != leg
+                    && reached < dts - tolerance
+                    && at.now.saturating_duration_since(feed.last) < Duration::from_millis(500).max(self.window)
+            });
+            let is_over = deadline <= at.now || !may_come;
+            if !(is_over || follows && !is_stand_in) {
+                return;
+            }
+            let Some(mut held) = self.copies.held(track).remove(&dts) else { return };
+            if let Some(head) = self.audio_head.filter(|_| track == TrackKind::Audio && follows) {
+                (held.unit.dts, held.unit.pts) = (Dts(head), Pts(head)); // the sound's grid is the program's
+            }
+            self.copies.stats.unrepaired += u64::from(!follows);
+            let waited = at.now > held.at.now;
+            self.copies.stats.repaired += u64::from(follows && waited && track == TrackKind::Video);
+            self.emit(held);
+        }
+    }
+
+    // ---- everything that is emitted
+
+    /// Puts a unit in program time into the ring, unless it is behind.
+    fn emit(&mut self, held: Held) {
+        let Held { at, leg, unit, hash, is_stand_in, changed, .. } = held;
+        if let Some(tracks) = changed.filter(|tracks| *tracks != *self.tracks) {
+            let scale = |tracks: &Tracks| tracks.audio.as_ref().map(|audio| audio.timescale);
+            if scale(&tracks) != scale(&self.tracks) {
+                self.audio_head = None;
+                self.feeds.retain(|feed| feed.leg == leg); // copies are looked for anew
+                self.copies.prints(TrackKind::Audio).clear();
+            }
+            self.set_tracks(tracks);
+        }
         let behind = match unit.track {
             TrackKind::Video => self.tracks.video.is_none() || self.video.is_some_and(|(dts, _)| unit.dts.0 <= dts),
             TrackKind::Audio => self.tracks.audio.is_none() || self.audio_head.is_some_and(|head| unit.dts.0 < head),
@@ -333,6 +422,12 @@ impl Program {
         }
         match unit.track {
             TrackKind::Video => {
+                if let Some((dts, _)) = self.video {
+                    if self.steps.len() == STEPS {
+                        self.steps.pop_front();
+                    }
+                    self.steps.push_back(unit.dts.0 - dts);
+                }
                 let highest = self.video.map_or(unit.pts.0, |(_, pts)| pts.max(unit.pts.0));
                 self.video = Some((unit.dts.0, highest));
             }
@@ -341,17 +436,109 @@ impl Program {
         if unit.track == TrackKind::Video || self.tracks.video.is_none() {
             self.last_arrival = Some(at.now); // of the track whose head tells where the program is
         }
+        if let Some(feed) = self.feeds.iter_mut().find(|feed| feed.leg == leg)
+            && let Some(reached) = feed.reached.get_mut(place(unit.track))
+        {
+            *reached = unit.dts.0.max(*reached);
+        }
+        if let Some(hash) = hash {
+            self.remember(unit.track, Print { dts: unit.dts.0, hash, came: at.now, is_stand_in });
+        }
+        self.push(at, unit);
+    }
+
+    fn push(&mut self, at: Arrival, unit: AccessUnit) {
         self.stats.units += 1;
         self.stats.bytes += unit.payload.len() as u64;
         let tracks = Arc::clone(&self.tracks);
         self.ring.push(Entry { arrival_utc_nanos: at.utc_nanos, tracks, item: Item::Unit(unit) });
     }
-}
 
-fn set_config(tracks: &mut Tracks, config: CodecConfig) {
-    match config {
-        CodecConfig::Video(video) => tracks.video = Some(video),
-        CodecConfig::Audio(audio) => tracks.audio = Some(audio),
+    fn set_tracks(&mut self, tracks: Tracks) {
+        if *self.tracks != tracks {
+            self.stats.discontinuities += u64::from(self.has_begun());
+            self.tracks = Arc::new(tracks);
+        }
+    }
+
+    /// Silence for a leg that brings no sound to a program that has it.
+    fn stand_in(&mut self, at: Arrival) {
+        let (Some((video, _)), Some(audio), Some(mut head)) = (self.video, &self.tracks.audio, self.audio_head) else {
+            return;
+        };
+        let audio = audio.clone();
+        let until = Timescale::VIDEO.rescale(video, audio.timescale);
+        let length = i64::from(audio.samples_per_unit);
+        if (until - head) / i64::from(audio.timescale.hz()) > FILL_MS_MAX / 1000 {
+            head += (until - head) / length * length; // too long a hole to fill: it is a gap
+        }
+        while head + length <= until {
+            let Some(unit) = silent_unit(&audio, head) else { break };
+            self.push(at, unit);
+            head += length;
+        }
+        self.audio_head = Some(head);
+    }
+
+    // ---- likeness
+
+    /// A leg that may turn out to be a copy, unless it is one.
+    pub(crate) fn add_candidate(&mut self, leg: u64) {
+        if self.is_fed_by(leg) || self.candidates.iter().any(|candidate| candidate.leg == leg) {
+            return;
+        }
+        self.candidates.push(Candidate { leg, learner: Learner::default() });
+    }
+
+    /// Forgets what was learned of a leg: its stamps jumped.
+    pub(crate) fn unlearn(&mut self, leg: u64) {
+        let found = self.candidates.iter_mut().find(|candidate| candidate.leg == leg);
+        found.into_iter().for_each(|candidate| candidate.learner.restart());
+    }
+
+    /// A unit, in leg time, of a leg that does not feed the program.
+    pub(crate) fn observe(&mut self, at: Arrival, leg: u64, tracks: &Tracks, incoming: &Incoming) {
+        let track = incoming.unit.track;
+        let Some(hash) =
+            incoming.hash.filter(|_| !incoming.is_stand_in && tracks.config(track) == self.tracks.config(track))
+        else {
+            return;
+        };
+        let (hz, tolerance) = (self.scale(track).hz(), self.tolerance(track));
+        let print = Print { dts: incoming.unit.dts.0, hash, came: at.now, is_stand_in: false };
+        let found = self.candidates.iter_mut().find(|candidate| candidate.leg == leg);
+        let [video, audio] = &self.copies.emitted;
+        let emitted = if track == TrackKind::Video { video } else { audio };
+        found.into_iter().for_each(|candidate| candidate.learner.on_own(track, print, emitted, hz, tolerance));
+    }
+
+    fn remember(&mut self, track: TrackKind, print: Print) {
+        let (hz, tolerance) = (self.scale(track).hz(), self.tolerance(track));
+        self.copies.prints(track).push(print, hz);
+        let [video, audio] = &self.copies.emitted;
+        let emitted = if track == TrackKind::Video { video } else { audio };
+        for candidate in self.candidates.iter_mut().filter(|_| !print.is_stand_in) {
+            candidate.learner.on_emitted(track, &print, emitted, tolerance);
+        }
+    }
+
+    /// Where a leg lies that carries what the program carries; none for one that does not.
+    pub(crate) fn likeness(&self, leg: u64, tracks: &Tracks) -> Option<Shifts> {
+        let candidate = self.candidates.iter().find(|candidate| candidate.leg == leg)?;
+        candidate.learner.shifts(&self.tracks).filter(|_| *tracks == *self.tracks)
+    }
+
+    /// How far a leg that is a copy is ahead of the program.
+    pub(crate) fn lead_of(&self, shifts: Shifts, standby: &Standby) -> Duration {
+        let track = if self.tracks.video.is_some() { TrackKind::Video } else { TrackKind::Audio };
+        let (head, shift) = match track {
+            TrackKind::Video => (self.video.map(|(dts, _)| dts), shifts.video),
+            TrackKind::Audio => (self.audio_head, shifts.audio.unwrap_or(0)),
+        };
+        let units = standby.units.iter().rev().map(|(_, incoming)| &incoming.unit);
+        let newest = units.into_iter().find(|unit| unit.track == track).map(|unit| unit.dts.0 + shift);
+        let ahead = newest.zip(head).map_or(0, |(newest, head)| newest - head);
+        Duration::from_nanos(u64::try_from(self.scale(track).nanos(ahead)).unwrap_or(0))
     }
 }
 

@@ -13,7 +13,7 @@ const SPAN_NANOS_MAX: i64 = 10_000_000_000;
 const ENTRIES_MAX: usize = 6400;
 
 /// The tracks of a program. Another `Arc` means that a decoder must start anew: a discontinuity.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tracks {
     /// Configuration of the picture.
     pub video: Option<VideoConfig>,
@@ -27,6 +27,13 @@ impl Tracks {
         match track {
             TrackKind::Video => self.video.clone().map(CodecConfig::Video),
             TrackKind::Audio => self.audio.clone().map(CodecConfig::Audio),
+        }
+    }
+
+    pub(crate) fn set(&mut self, config: CodecConfig) {
+        match config {
+            CodecConfig::Video(video) => self.video = Some(video),
+            CodecConfig::Audio(audio) => self.audio = Some(audio),
         }
     }
 }

@@ -2,100 +2,33 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use media::{AudioCodec, AudioConfig, CodecConfig, FrameRate, StreamName, TrackKind, VideoCodec};
-use parking_lot::Mutex;
+use media::{CodecConfig, StreamName, TrackKind};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
-use crate::observe::{Advice, Observed, Observer, lint};
-use crate::program::{Announced, Arrival, Program, ProgramStats};
-use crate::ring::{Entry, Found, Item};
-use crate::timeline::{Repaired, Repairs, Timeline};
+use crate::HubConfig;
+use crate::copies::CopyStats;
+use crate::event::{Draft, EventKind, EventLog};
+use crate::leg::{Leg, Ready};
+use crate::legs::{LegRecord, LegState, LegStatus};
+use crate::observe::{Advice, Observed, lint};
+use crate::program::{Arrival, Program, ProgramStats};
+use crate::report::{Link, Marker, Publisher, Transport};
+use crate::ring::{Entry, Found, Item, Tracks};
+use crate::switch::Cause;
+use crate::timeline::Repairs;
 
-/// How often a leg copies its figures to where others can read them.
-const REPORT_INTERVAL: Duration = Duration::from_millis(500);
-/// How long an announced sound is waited for before silence stands in.
-const AUDIO_CENSUS_TIME: Duration = Duration::from_millis(800);
-
-/// Who publishes: for people, never for decisions.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Publisher {
-    /// `rtmp`, `rtmps`, ….
-    pub protocol: &'static str,
-    /// Network address.
-    pub peer: String,
-    /// What the encoder calls itself.
-    pub encoder: Option<String>,
-    /// Identifier of the key that was used; not the key.
-    pub key_id: String,
-}
-
-/// What the network did to a leg, since it connected; where the protocol tells.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Transport {
-    /// Round trip time.
-    pub rtt: Duration,
-    /// Time that lost packets have to come again.
-    pub latency: Duration,
-    /// Media time that waits to be due.
-    pub buffer: Duration,
-    /// Packets that came.
-    pub packets: u64,
-    /// Packets that were missing at first.
-    pub lost: u64,
-    /// Packets that came again.
-    pub retransmitted: u64,
-    /// Packets that came too late.
-    pub belated: u64,
-    /// Packets that never came: what is missing in the media.
-    pub dropped: u64,
-    /// Packets that could not be decrypted.
-    pub undecryptable: u64,
-    /// Bytes of the last second.
-    pub bytes_per_second: u64,
-    /// What the line could carry, in bits per second; 0 where it is not known.
-    pub capacity_bits_per_second: u64,
-    /// Packets of the transport stream that were missing or out of order.
-    pub continuity_errors: u64,
-}
-
-/// One of several ways over which a leg comes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// Its other end.
-    pub peer: String,
-    /// What the network did to it.
-    pub transport: Transport,
-}
-
-/// What stands beside picture and sound in a transport stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Marker {
-    /// Which kind.
-    pub kind: MarkerKind,
-    /// The PID it came on.
-    pub pid: u16,
-    /// When it came, in nanoseconds of UTC.
-    pub utc_nanos: i64,
-    /// As it came: a splice information section, or a KLV unit.
-    pub bytes: Bytes,
-}
-
-/// A kind of [`Marker`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MarkerKind {
-    /// SCTE 35: a splice, an advertisement.
-    Scte35,
-    /// Metadata as key, length, value (SMPTE ST 336).
-    Klv,
-}
-
-/// Markers of each kind that are kept.
-const MARKERS_MAX: usize = 16;
-/// Bytes of a marker that are kept.
-const MARKER_BYTES_MAX: usize = 4096;
+/// Most legs of a stream.
+const LEGS_MAX: usize = 8;
+/// Most live legs with one key.
+const LEGS_OF_A_KEY_MAX: usize = 2;
+/// Between two refusals that are told of.
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
+/// How long units are still hashed when only one leg is left: what was emitted last is compared with what it brings.
+const HASH_ON: Duration = Duration::from_secs(10);
 
 /// Where a stream stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +64,13 @@ pub struct StreamStatus {
     pub state: StreamState,
     /// Configuration of its tracks.
     pub tracks: Vec<CodecConfig>,
-    /// Who publishes now.
+    /// Its legs, the one that leads first.
+    pub legs: Vec<LegStatus>,
+    /// What became of copies, where several legs carry the same encode.
+    pub copies: CopyStats,
+    /// An operator holds the stream on this leg.
+    pub pinned: Option<u64>,
+    /// Who publishes now: the leg that leads.
     pub publisher: Option<Publisher>,
     /// What the leg really sends.
     pub observed: Observed,
@@ -157,9 +96,12 @@ pub struct StreamStatus {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// Somebody else publishes and is healthy.
+    /// Somebody else publishes and is healthy, and the policy is to refuse.
     #[error("stream '{0}' is already being published; stop the other encoder first")]
     Busy(StreamName),
+    /// Two legs with this key are healthy.
+    #[error("stream '{0}' has two healthy publishers with this key already; stop one of them, or create another key")]
+    Full(StreamName),
     /// The stream is ending at this very moment.
     #[error("stream '{0}' is just ending; connect again")]
     Ending(StreamName),
@@ -168,42 +110,87 @@ pub enum PublishError {
     TooManyStreams(usize),
 }
 
-#[derive(Debug)]
-struct LegRecord {
-    id: u64,
-    publisher: Publisher,
-    last_media: Option<Instant>,
-    /// The peer has closed its side, and what it sent before is still being taken in.
-    has_hung_up: bool,
-    began: Instant,
-    observed: Observed,
-    repairs: Repairs,
-    transport: Option<Transport>,
-    links: Vec<Link>,
-    markers: VecDeque<Marker>,
-    ts_errors: Vec<(&'static str, u64)>,
-    problems: Vec<Advice>,
-    /// Ends the session, with a reason.
-    kick: watch::Sender<Option<String>>,
+/// What a second publisher with the same key is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SecondPublisher {
+    /// Another leg, which takes over when the first one fails.
+    #[default]
+    Backup,
+    /// The one that counts from now on; the first one is disconnected.
+    TakeOver,
+    /// Refused, while the first one delivers.
+    Refuse,
 }
 
 #[derive(Debug)]
-struct Shared {
-    program: Program,
-    leg: Option<LegRecord>,
+pub(crate) struct Shared {
+    pub(crate) program: Program,
+    pub(crate) legs: Vec<LegRecord>,
     next_leg_id: u64,
     state: StreamState,
     live_since: Option<Instant>,
     lost_since: Option<Instant>,
+    /// Since when there is no source; a slate is none.
+    sourceless_since: Option<Instant>,
+    /// It stays without a source.
+    is_kept: bool,
+    /// When a refused publisher was told of.
+    refused_at: Option<Instant>,
+    /// Since when there is a single leg.
+    alone_since: Option<Instant>,
+    /// An operator holds the stream on this leg.
+    pub(crate) pinned: Option<u64>,
+    /// An operator wants the stream on this leg, once.
+    pub(crate) forced: Option<u64>,
+    /// How the last leg that led was lost.
+    pub(crate) cause: Cause,
+    /// When the program went back to a preferred leg, lately.
+    pub(crate) returns: VecDeque<Instant>,
+}
+
+impl Shared {
+    pub(crate) fn has_leg(&self, id: u64) -> bool {
+        self.legs.iter().any(|leg| leg.id == id)
+    }
+
+    pub(crate) fn leg(&self, id: u64) -> Option<&LegRecord> {
+        self.legs.iter().find(|leg| leg.id == id)
+    }
+
+    pub(crate) fn leg_mut(&mut self, id: u64) -> Option<&mut LegRecord> {
+        self.legs.iter_mut().find(|leg| leg.id == id)
+    }
+
+    /// Whether it has been without a source for as long as it is held.
+    fn is_over(&self, now: Instant, hold: Duration) -> bool {
+        let is_past = |since: Instant| now.saturating_duration_since(since) >= hold;
+        !self.is_kept && self.sourceless_since.is_some_and(is_past)
+    }
+
+    /// How long the program has got nothing. A source that is paced has delivered until the time it is ahead to.
+    fn silence(&self, now: Instant) -> Duration {
+        let leader = self.program.leader().and_then(|id| self.leg(id)).and_then(|leg| leg.last_media);
+        let last = leader.max(self.program.last_arrival());
+        last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last))
+    }
+
+    /// The leg that leads, or any.
+    fn leading(&self) -> Option<&LegRecord> {
+        self.program.leader().and_then(|id| self.leg(id)).or_else(|| self.legs.first())
+    }
 }
 
 /// A stream. Everybody holds it by `Arc`; its lock guards O(1) work only.
 #[derive(Debug)]
 pub struct Stream {
     name: StreamName,
+    pub(crate) config: HubConfig,
+    pub(crate) events: Arc<EventLog>,
     shared: Mutex<Shared>,
     /// The number the next ring entry will have.
     head: watch::Sender<u64>,
+    /// Units are hashed, to see which legs carry the same.
+    pub(crate) has_several_legs: AtomicBool,
 }
 
 /// What [`crate::Hub::tick`] saw happen to a stream.
@@ -216,16 +203,53 @@ pub enum StreamEvent {
 }
 
 impl Stream {
-    pub(crate) fn new(name: StreamName) -> Self {
+    pub(crate) fn new(name: StreamName, config: HubConfig, events: Arc<EventLog>) -> Self {
         let shared = Shared {
-            program: Program::new(),
-            leg: None,
+            program: Program::new(config.merge_window),
+            legs: Vec::new(),
             next_leg_id: 0,
             state: StreamState::Starting,
             live_since: None,
             lost_since: None,
+            sourceless_since: None,
+            is_kept: false,
+            refused_at: None,
+            alone_since: None,
+            pinned: None,
+            forced: None,
+            cause: Cause::Nobody,
+            returns: VecDeque::new(),
         };
-        Self { name, shared: Mutex::new(shared), head: watch::Sender::new(0) }
+        let (shared, head, has_several_legs) = (Mutex::new(shared), watch::Sender::new(0), AtomicBool::new(false));
+        Self { name, config, events, shared, head, has_several_legs }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock()
+    }
+
+    pub(crate) fn tell(&self, at: Arrival, draft: Draft) {
+        self.events.add(at.utc_nanos, &self.name, draft);
+    }
+
+    /// It is not ended for want of a source.
+    pub(crate) fn keep(&self) {
+        self.shared.lock().is_kept = true;
+    }
+
+    /// What is sent instead of a source must fit: the tracks of the program, and the measured frames per 1,000 seconds.
+    pub fn format(&self) -> (Arc<Tracks>, u64) {
+        let shared = self.shared.lock();
+        let rate = shared.leading().map_or(0, |leg| leg.observed.frame_rate_millihertz);
+        (Arc::clone(&shared.program.tracks), rate)
+    }
+
+    /// Whether a source (no slate) feeds the program, and is not silent.
+    pub fn has_source(&self, now: Instant) -> bool {
+        let shared = self.shared.lock();
+        let leading = shared.program.leader().and_then(|id| shared.leg(id));
+        let suspect_after = self.suspect_after(&shared);
+        leading.is_some_and(|leg| !leg.is_slate() && leg.health(now, suspect_after) == LegState::Healthy)
     }
 
     /// The stream's name.
@@ -245,21 +269,27 @@ impl Stream {
             .into_iter()
             .filter_map(|track| shared.program.tracks.config(track))
             .collect();
-        let (observed, repairs, publisher) = match &shared.leg {
+        let leg = shared.leading();
+        let (observed, repairs, publisher) = match leg {
             Some(leg) => (leg.observed.clone(), leg.repairs, Some(leg.publisher.clone())),
             None => Default::default(),
         };
         let mut advice = lint(&tracks, &observed);
-        advice.extend(shared.leg.iter().flat_map(|leg| leg.problems.clone()));
+        advice.extend(leg.iter().flat_map(|leg| leg.problems.clone()));
+        let mut legs: Vec<_> = shared.legs.iter().map(|leg| leg.status(now, &shared.program)).collect();
+        legs.sort_by_key(|leg| (Some(leg.id) != shared.program.leader(), leg.publisher.rank, leg.id));
         StreamStatus {
             name: self.name.clone(),
             state: shared.state,
             advice,
-            transport: shared.leg.as_ref().and_then(|leg| leg.transport),
-            links: shared.leg.as_ref().map(|leg| leg.links.clone()).unwrap_or_default(),
-            markers: shared.leg.iter().flat_map(|leg| leg.markers.iter().cloned()).collect(),
-            ts_errors: shared.leg.as_ref().map(|leg| leg.ts_errors.clone()).unwrap_or_default(),
+            transport: leg.and_then(|leg| leg.transport),
+            links: leg.map(|leg| leg.links.clone()).unwrap_or_default(),
+            markers: leg.iter().flat_map(|leg| leg.markers.iter().cloned()).collect(),
+            ts_errors: leg.map(|leg| leg.ts_errors.clone()).unwrap_or_default(),
             tracks,
+            legs,
+            copies: shared.program.copy_stats(),
+            pinned: shared.pinned,
             publisher,
             observed,
             repairs,
@@ -280,83 +310,155 @@ impl Stream {
         Subscriber { stream: Arc::clone(self), changed: self.head.subscribe(), next, skipped: 0 }
     }
 
-    /// Ends the session of the leg, if it was let in with this key.
+    /// Ends the sessions of the legs that were let in with this key; whether there were any.
     pub fn kick_key(&self, key_id: &str, reason: &str) -> bool {
         let shared = self.shared.lock();
-        let Some(leg) = shared.leg.as_ref().filter(|leg| leg.publisher.key_id == key_id) else { return false };
-        leg.kick.send_replace(Some(reason.to_owned()));
-        true
+        let legs = || shared.legs.iter().filter(|leg| leg.publisher.key_id == key_id);
+        legs().for_each(|leg| drop(leg.kick.send_replace(Some(reason.to_owned()))));
+        legs().next().is_some()
     }
 
-    /// Adds a leg. One whose current leg is silent for `takeover_after` is replaced.
-    pub(crate) fn add_leg(
-        self: &Arc<Self>,
-        now: Instant,
-        publisher: Publisher,
-        takeover_after: Duration,
-    ) -> Result<Leg, PublishError> {
+    /// Adds a leg. What it is beside others with the same key is a matter of policy.
+    pub(crate) fn add_leg(self: &Arc<Self>, at: Arrival, publisher: Publisher) -> Result<Leg, PublishError> {
         let mut shared = self.shared.lock();
         if shared.state == StreamState::Ended {
             return Err(PublishError::Ending(self.name.clone()));
         }
-        if let Some(old) = &shared.leg {
-            let silence = now.saturating_duration_since(old.last_media.unwrap_or(old.began));
-            if silence < takeover_after && !old.has_hung_up {
-                return Err(PublishError::Busy(self.name.clone()));
+        if let Err(error) = self.make_room(&mut shared, at, &publisher) {
+            let is_news =
+                shared.refused_at.is_none_or(|last| at.now.saturating_duration_since(last) >= REFUSAL_INTERVAL);
+            if is_news {
+                shared.refused_at = Some(at.now);
+                let text = format!("{} from {}: {error}", publisher.protocol, publisher.peer);
+                self.tell(at, Draft::new(EventKind::LegRefused, None, text));
             }
-            old.kick.send_replace(Some("another encoder took over while this one was silent".into()));
+            return Err(error);
         }
         let (kick, kicked) = watch::channel(None);
         let id = shared.next_leg_id;
         shared.next_leg_id += 1;
-        let (observed, repairs) = (Observed::default(), Repairs::default());
-        let (last_media, has_hung_up) = (None, false);
-        shared.leg = Some(LegRecord {
-            id,
-            publisher,
-            last_media,
-            has_hung_up,
-            began: now,
-            observed,
-            repairs,
-            transport: None,
-            links: Vec::new(),
-            markers: VecDeque::new(),
-            ts_errors: Vec::new(),
-            problems: Vec::new(),
-            kick,
-        });
-        shared.program.begin_leg(now);
+        let leg = LegRecord::new(id, publisher, at.now, kick);
+        self.tell(at, Draft::new(EventKind::LegJoined, Some(id), format!("{} connected", leg.describe())));
+        if !leg.is_slate() {
+            shared.sourceless_since = None;
+        }
+        shared.legs.push(leg);
+        shared.program.add_candidate(id);
+        shared.alone_since = Some(at.now).filter(|_| shared.legs.len() < 2);
+        self.has_several_legs.fetch_or(shared.legs.len() > 1, Ordering::Relaxed);
         drop(shared);
-        Ok(Leg {
-            stream: Arc::clone(self),
-            id,
-            timeline: Timeline::new(),
-            video: None,
-            audio_scale: None,
-            observer: Observer::default(),
-            expects_audio: None,
-            kicked,
-            budget: Budget::new(now),
-            last_report: now,
-        })
+        Ok(Leg::new(Arc::clone(self), id, at.now, kicked))
     }
 
-    /// Looks at the clocks: a silent source, a hold time that is over. Called a few times a second.
-    pub(crate) fn tick(&self, at: Arrival, silent_after: Duration, hold: Duration) -> Option<StreamEvent> {
+    /// Room for another publisher, by what the policy says of those that are there.
+    fn make_room(&self, shared: &mut Shared, at: Arrival, publisher: &Publisher) -> Result<(), PublishError> {
+        let silent = |leg: &LegRecord| leg.has_hung_up || leg.silence(at.now) >= self.config.takeover_after;
+        let same = |leg: &&LegRecord| leg.publisher.key_id == publisher.key_id;
+        let with_key: Vec<u64> = shared.legs.iter().filter(same).map(|leg| leg.id).collect();
+        let longest_silent = |shared: &Shared| {
+            let legs = shared.legs.iter().filter(|leg| with_key.contains(&leg.id) && silent(leg));
+            legs.max_by_key(|leg| (leg.has_hung_up, leg.silence(at.now))).map(|leg| leg.id)
+        };
+        let replaced = match self.config.second_publisher {
+            SecondPublisher::Backup if with_key.len() < LEGS_OF_A_KEY_MAX && shared.legs.len() < LEGS_MAX => {
+                return Ok(());
+            }
+            SecondPublisher::Backup => {
+                vec![longest_silent(shared).ok_or_else(|| PublishError::Full(self.name.clone()))?]
+            }
+            SecondPublisher::TakeOver => with_key,
+            SecondPublisher::Refuse if with_key.is_empty() => Vec::new(),
+            SecondPublisher::Refuse => {
+                vec![longest_silent(shared).ok_or_else(|| PublishError::Busy(self.name.clone()))?]
+            }
+        };
+        if shared.legs.len() >= LEGS_MAX + replaced.len() {
+            return Err(PublishError::Full(self.name.clone()));
+        }
+        for id in replaced {
+            if let Some(leg) = shared.leg(id) {
+                let reason = if silent(leg) { "while this one was silent" } else { "as the configuration says" };
+                leg.kick.send_replace(Some(format!("another encoder took over, {reason}")));
+            }
+            self.drop_leg(shared, at, id, "another publisher with its key took its place");
+        }
+        Ok(())
+    }
+
+    /// What a leg brings: to the program, or to what is kept in case it is needed.
+    pub(crate) fn take_in(&self, shared: &mut Shared, at: Arrival, id: u64, ready: impl Iterator<Item = Ready>) {
+        if shared.state == StreamState::Ended {
+            return;
+        }
+        let before = shared.program.stats.units;
+        let Shared { program, legs, .. } = shared;
+        let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) else { return };
+        for item in ready {
+            match item {
+                Ready::Config(config) => {
+                    program.config(id, config.clone());
+                    leg.standby.config(config);
+                }
+                Ready::Unit(incoming) if program.is_fed_by(id) => program.unit(at, id, incoming),
+                Ready::Unit(incoming) => {
+                    program.observe(at, id, &leg.standby.tracks, &incoming);
+                    leg.standby.push(at, incoming);
+                }
+            }
+        }
+        if !program.is_fed_by(id) {
+            self.look_for_copies(shared, at, id);
+        } else if program.feeds().count() > 1 {
+            self.look_for_strangers(shared, at);
+        }
+        if shared.program.leader() != Some(id) || shared.forced.is_some() {
+            self.consider(shared, at);
+        }
+        if shared.program.stats.units > before {
+            self.on_emitted(shared, at);
+        }
+    }
+
+    /// Something reached the ring.
+    fn on_emitted(&self, shared: &mut Shared, at: Arrival) {
+        if shared.state != StreamState::Live {
+            let text = match shared.lost_since.filter(|_| shared.state == StreamState::Lost) {
+                Some(since) => {
+                    format!("media flows again after {} ms", at.now.saturating_duration_since(since).as_millis())
+                }
+                None => "media flows".into(),
+            };
+            self.tell(at, Draft::new(EventKind::Live, shared.program.leader(), text));
+            (shared.state, shared.live_since, shared.lost_since) = (StreamState::Live, Some(at.now), None);
+        }
+        self.head.send_replace(shared.program.ring.head());
+    }
+
+    /// Looks at the clocks: silent sources, units that were held long enough, a hold time that is over. Called a few times a
+    /// second.
+    pub(crate) fn tick(&self, at: Arrival) -> Option<StreamEvent> {
         let mut shared = self.shared.lock();
-        let silence =
-            shared.leg.as_ref().map(|leg| at.now.saturating_duration_since(leg.last_media.unwrap_or(leg.began)));
+        if shared.state == StreamState::Ended {
+            return None;
+        }
+        let before = shared.program.stats.units;
+        self.note_health(&mut shared, at);
+        self.consider(&mut shared, at);
+        shared.program.release_all(at);
+        if shared.program.stats.units > before {
+            self.on_emitted(&mut shared, at);
+        }
+        if shared.alone_since.is_some_and(|since| at.now.saturating_duration_since(since) >= HASH_ON) {
+            self.has_several_legs.store(false, Ordering::Relaxed);
+        }
+        let silent_after = self.config.silent_after.max(shared.program.usual_silence());
         match shared.state {
-            StreamState::Live if silence.is_some_and(|silence| silence >= silent_after) => {
-                self.lose(&mut shared, at);
+            StreamState::Live if shared.silence(at.now) >= silent_after => {
+                self.lose(&mut shared, at, "no leg delivers");
                 Some(StreamEvent::Silent)
             }
-            StreamState::Lost | StreamState::Starting
-                if shared.leg.is_none()
-                    && shared.lost_since.is_some_and(|since| at.now.saturating_duration_since(since) >= hold) =>
-            {
-                self.finish(&mut shared, at);
+            _ if shared.is_over(at.now, self.config.hold) => {
+                self.finish(&mut shared, at, "no source came back");
                 Some(StreamEvent::Ended)
             }
             _ => None,
@@ -366,321 +468,69 @@ impl Stream {
     /// The operator ends the stream.
     pub(crate) fn end(&self, at: Arrival) {
         let mut shared = self.shared.lock();
-        if let Some(leg) = &shared.leg {
-            leg.kick.send_replace(Some("the operator ended the stream".into()));
-        }
-        self.finish(&mut shared, at);
+        self.finish(&mut shared, at, "the operator ended it");
     }
 
-    fn finish(&self, shared: &mut Shared, at: Arrival) {
+    fn finish(&self, shared: &mut Shared, at: Arrival, why: &str) {
+        for leg in &shared.legs {
+            leg.kick.send_replace(Some(format!("the stream ended: {why}")));
+        }
         shared.state = StreamState::Ended;
         shared.program.mark(at.utc_nanos, Item::End);
         self.head.send_replace(shared.program.ring.head());
+        self.tell(at, Draft::new(EventKind::Ended, None, why));
     }
 
-    fn lose(&self, shared: &mut Shared, at: Arrival) {
+    fn lose(&self, shared: &mut Shared, at: Arrival, why: &str) {
         (shared.state, shared.live_since) = (StreamState::Lost, None);
         shared.lost_since.get_or_insert(at.now);
         shared.program.mark(at.utc_nanos, Item::Lost);
         self.head.send_replace(shared.program.ring.head());
+        self.tell(at, Draft::new(EventKind::Lost, None, why));
     }
 
-    fn remove_leg(&self, id: u64, at: Arrival) {
+    pub(crate) fn remove_leg(&self, id: u64, at: Arrival) {
         let mut shared = self.shared.lock();
-        if shared.leg.as_ref().is_none_or(|leg| leg.id != id) {
+        if !shared.has_leg(id) {
             return; // replaced before it closed
         }
-        shared.leg = None;
-        shared.program.end_leg();
-        shared.lost_since = Some(at.now);
-        if shared.state == StreamState::Live {
-            self.lose(&mut shared, at);
-        }
-    }
-}
-
-/// One source of a stream. Dropping it is the end of the source.
-#[derive(Debug)]
-pub struct Leg {
-    stream: Arc<Stream>,
-    id: u64,
-    timeline: Timeline,
-    video: Option<(VideoCodec, codec::VideoStream)>,
-    audio_scale: Option<media::Timescale>,
-    observer: Observer,
-    /// Sound was announced, so silence stands in from this moment.
-    expects_audio: Option<(Instant, u32, u8)>,
-    kicked: watch::Receiver<Option<String>>,
-    budget: Budget,
-    last_report: Instant,
-}
-
-/// Bytes per second of media that a leg may bring, over any longer time: 200 Mbit/s.
-const BYTES_PER_SECOND_MAX: u64 = 25_000_000;
-/// Bytes it may bring beyond that at once.
-const BURST_BYTES_MAX: u64 = 64 << 20;
-
-/// Counts bytes against time, so that what is held for delivery stays bounded whatever the timestamps say.
-#[derive(Debug)]
-struct Budget {
-    spent: u64,
-    since: Instant,
-}
-
-impl Budget {
-    fn new(now: Instant) -> Self {
-        Self { spent: 0, since: now }
-    }
-
-    fn spend(&mut self, now: Instant, bytes: usize) {
-        let millis = u64::try_from(now.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX);
-        let earned = millis.saturating_mul(BYTES_PER_SECOND_MAX / 1000);
-        if millis > 0 {
-            self.since = now;
-        }
-        self.spent = self.spent.saturating_sub(earned).saturating_add(bytes as u64);
-    }
-
-    fn is_overdrawn(&self) -> bool {
-        self.spent > BURST_BYTES_MAX
-    }
-}
-
-/// What an encoder announces before it sends media.
-#[derive(Clone, Debug, Default)]
-pub struct Announcement {
-    /// Pictures will come.
-    pub video: bool,
-    /// Sound will come.
-    pub audio: bool,
-    /// Declared frame rate.
-    pub frame_rate: Option<FrameRate>,
-    /// Declared sampling rate.
-    pub audio_sample_rate: Option<u32>,
-    /// Declared channels.
-    pub audio_channels: Option<u8>,
-    /// Name of the encoder.
-    pub encoder: Option<String>,
-}
-
-impl Leg {
-    /// The stream it belongs to.
-    pub fn stream(&self) -> &Arc<Stream> {
-        &self.stream
-    }
-
-    /// A receiver that tells when the session must end, and why.
-    pub fn kicked(&self) -> watch::Receiver<Option<String>> {
-        self.kicked.clone()
-    }
-
-    /// The peer has closed its side; what it sent is still good, and whoever comes next takes over at once.
-    pub fn hang_up(&self) {
-        let mut shared = self.stream.shared.lock();
-        if let Some(leg) = shared.leg.as_mut().filter(|leg| leg.id == self.id) {
-            leg.has_hung_up = true;
-        }
-    }
-
-    /// Counts a message that could not be read.
-    pub fn count_damaged(&mut self) {
-        self.timeline.count_damaged();
-    }
-
-    /// How far it is ahead of real time; above its limit the owner stops reading.
-    pub fn ahead(&self) -> Duration {
-        self.timeline.ahead()
-    }
-
-    /// Repairs of its timeline so far.
-    pub fn repairs(&self) -> Repairs {
-        self.timeline.repairs()
-    }
-
-    /// What the encoder says of itself.
-    pub fn announce(&mut self, now: Instant, announcement: Announcement) {
-        if let Some(rate) = announcement.frame_rate {
-            self.timeline.hint_frame_rate(rate);
-        }
-        if announcement.audio && !self.timeline.has_audio() {
-            let rate = announcement.audio_sample_rate.filter(|rate| matches!(rate, 44_100 | 48_000)).unwrap_or(48_000);
-            let channels = announcement.audio_channels.filter(|channels| matches!(channels, 1 | 2)).unwrap_or(2);
-            self.expects_audio = Some((now + AUDIO_CENSUS_TIME, rate, channels));
-        }
-        let mut shared = self.stream.shared.lock();
-        if let Some(leg) = shared.leg.as_mut().filter(|leg| leg.id == self.id) {
-            leg.publisher.encoder = announcement.encoder.or(leg.publisher.encoder.take());
-            shared.program.announce(Announced { video: announcement.video, audio: announcement.audio });
-        }
-    }
-
-    /// A configuration record of the video track.
-    ///
-    /// # Errors
-    /// The record is damaged or not carried.
-    pub fn video_config(&mut self, at: Arrival, codec: VideoCodec, record: &Bytes) -> Result<(), codec::Error> {
-        let stream = codec::VideoStream::new(codec, record)?;
-        let known = self.video.as_ref().and_then(|(_, stream)| stream.config());
-        if let Some(config) = stream.config()
-            && known != Some(config)
-        {
-            self.timeline.video_config(config.clone());
-        }
-        self.video = Some((codec, stream));
-        self.forward(at);
-        Ok(())
-    }
-
-    /// The codec of a video track whose parameter sets come in band.
-    pub fn video_in_band(&mut self, codec: VideoCodec) {
-        self.video = Some((codec, codec::VideoStream::in_band(codec)));
-    }
-
-    /// One video unit: decode time and composition offset in nanoseconds of the peer's clock.
-    pub fn video_unit(&mut self, at: Arrival, time_nanos: i64, offset_nanos: i64, is_key: bool, data: &Bytes) {
-        if let Some((_, rate, channels)) = self.expects_audio.take_if(|(deadline, ..)| *deadline <= at.now)
-            && let Ok(config) = codec::aac::lc_config(rate, channels)
-        {
-            self.timeline.audio_config(config);
-        }
-        let Some((_, stream)) = &mut self.video else { return };
-        match stream.unit(data, is_key) {
-            Ok(unit) if unit.payload.is_empty() => {
-                if let Some(config) = unit.new_config {
-                    self.timeline.video_config(config);
-                }
-            }
-            Ok(unit) => self.timeline.video(at.now, time_nanos, offset_nanos, unit),
-            Err(_) => self.timeline.count_damaged(),
-        }
-        self.budget.spend(at.now, data.len());
-        self.forward(at);
-    }
-
-    /// A configuration of the audio track: `AudioSpecificConfig`, or `OpusHead`.
-    ///
-    /// # Errors
-    /// It is damaged or not carried.
-    pub fn audio_config(&mut self, at: Arrival, codec: AudioCodec, record: &Bytes) -> Result<(), codec::Error> {
-        let config = match codec {
-            AudioCodec::Aac => codec::aac::parse_config(record)?,
-            AudioCodec::Opus => codec::opus::parse_head(record)?,
-        };
-        self.audio_known(at, config);
-        Ok(())
-    }
-
-    /// The configuration of the audio track, read by the caller.
-    pub fn audio_known(&mut self, at: Arrival, config: AudioConfig) {
-        self.expects_audio = None;
-        self.timeline.audio_config(config);
-        self.forward(at);
-    }
-
-    /// What the network did, and what cannot be carried of what the encoder sends; for people.
-    pub fn report(&self, transport: Transport, links: Vec<Link>, problems: Vec<Advice>) {
-        let mut shared = self.stream.shared.lock();
-        if let Some(leg) = shared.leg.as_mut().filter(|leg| leg.id == self.id) {
-            (leg.transport, leg.links, leg.problems) = (Some(transport), links, problems);
-        }
-    }
-
-    /// What was wrong with its transport stream so far.
-    pub fn report_ts_errors(&self, ts_errors: Vec<(&'static str, u64)>) {
-        let mut shared = self.stream.shared.lock();
-        if let Some(leg) = shared.leg.as_mut().filter(|leg| leg.id == self.id) {
-            leg.ts_errors = ts_errors;
-        }
-    }
-
-    /// Something beside picture and sound: kept for whoever asks, the last of each kind.
-    pub fn mark(&self, mut marker: Marker) {
-        marker.bytes = Bytes::copy_from_slice(marker.bytes.get(..MARKER_BYTES_MAX).unwrap_or(&marker.bytes));
-        let mut shared = self.stream.shared.lock();
-        let Some(leg) = shared.leg.as_mut().filter(|leg| leg.id == self.id) else { return };
-        let of_kind = leg.markers.iter().filter(|known| known.kind == marker.kind).count();
-        let oldest = leg.markers.iter().position(|known| known.kind == marker.kind);
-        if let Some(oldest) = oldest.filter(|_| of_kind >= MARKERS_MAX) {
-            leg.markers.remove(oldest);
-        }
-        leg.markers.push_back(marker);
-    }
-
-    /// One audio unit at the peer's time in nanoseconds.
-    pub fn audio_unit(&mut self, at: Arrival, codec: AudioCodec, time_nanos: i64, data: Bytes) {
-        if codec == AudioCodec::Opus && !self.timeline.has_audio() {
-            self.timeline.audio_config(codec::opus::default_config()); // Enhanced RTMP lets Opus come without a header
-        }
-        self.budget.spend(at.now, data.len());
-        self.timeline.audio(at.now, time_nanos, data);
-        self.forward(at);
-    }
-
-    /// Hands what the timeline has to the program.
-    fn forward(&mut self, at: Arrival) {
-        let stream = Arc::clone(&self.stream);
-        let mut shared = stream.shared.lock();
-        let is_current = shared.leg.as_ref().is_some_and(|leg| leg.id == self.id) && shared.state != StreamState::Ended;
         let before = shared.program.stats.units;
-        let mut has_media = false;
-        while let Some(repaired) = self.timeline.poll() {
-            match &repaired {
-                Repaired::Config(config) if config.kind() == TrackKind::Audio => {
-                    self.audio_scale = Some(config.timescale());
-                }
-                Repaired::Config(_) => {}
-                Repaired::Unit(unit) => {
-                    has_media = true;
-                    let audio_scale = self.audio_scale.unwrap_or(media::Timescale::VIDEO);
-                    let scale = if unit.track == TrackKind::Audio { audio_scale } else { media::Timescale::VIDEO };
-                    self.observer.observe(unit, scale);
-                }
-            }
-            if is_current {
-                shared.program.handle(at, repaired);
-            }
-        }
-        if !is_current {
-            return;
-        }
-        if let Some(leg) = &mut shared.leg {
-            if has_media {
-                // A source that is paced has delivered until the time it is ahead to.
-                leg.last_media = Some(at.now + self.timeline.ahead());
-                if self.budget.is_overdrawn() {
-                    leg.kick.send_replace(Some("more than 200 Mbit/s is not taken".into()));
-                }
-            }
-            if at.now.saturating_duration_since(self.last_report) >= REPORT_INTERVAL {
-                self.last_report = at.now;
-                leg.observed = self.observer.snapshot();
-                leg.repairs = self.timeline.repairs();
-            }
-        }
+        self.drop_leg(&mut shared, at, id, "it closed its connection");
         if shared.program.stats.units > before {
-            if shared.state != StreamState::Live {
-                (shared.state, shared.live_since, shared.lost_since) = (StreamState::Live, Some(at.now), None);
-            }
-            stream.head.send_replace(shared.program.ring.head());
+            self.on_emitted(&mut shared, at);
+        }
+        if shared.state == StreamState::Live && shared.program.leader().is_none() && !self.may_go_on(&shared, at.now) {
+            self.lose(&mut shared, at, "the last leg that delivered is gone");
         }
     }
 
-    /// Ends the leg at a known time.
-    pub fn close(self, at: Arrival) {
-        self.stream.remove_leg(self.id, at);
+    /// Whether a leg delivers that may feed the program soon.
+    fn may_go_on(&self, shared: &Shared, now: Instant) -> bool {
+        shared.legs.iter().any(|leg| leg.health(now, self.suspect_after(shared)) == LegState::Healthy)
     }
-}
 
-impl Drop for Leg {
-    fn drop(&mut self) {
-        // Without a clock here, the moment of the last media is the best there is; `close` tells it exactly.
-        let last = {
-            let shared = self.stream.shared.lock();
-            shared.leg.as_ref().filter(|leg| leg.id == self.id).map(|leg| leg.last_media.unwrap_or(leg.began))
-        };
-        if let Some(now) = last {
-            self.stream.remove_leg(self.id, Arrival { now, utc_nanos: 0 });
+    /// Silence after which a leg is suspect.
+    pub(crate) fn suspect_after(&self, shared: &Shared) -> Duration {
+        self.config.takeover_after.max(shared.program.usual_silence())
+    }
+
+    fn drop_leg(&self, shared: &mut Shared, at: Arrival, id: u64, why: &str) {
+        let Some(index) = shared.legs.iter().position(|leg| leg.id == id) else { return };
+        let leg = shared.legs.remove(index);
+        let led = shared.program.leader() == Some(id);
+        self.tell(at, Draft::new(EventKind::LegLeft, Some(id), format!("{} left: {why}", leg.describe())));
+        shared.program.forget(at, id);
+        if led {
+            shared.cause = Cause::Closed { leg: id, since: leg.last_media.unwrap_or(leg.began) };
         }
+        shared.pinned = shared.pinned.filter(|pinned| *pinned != id);
+        shared.forced = shared.forced.filter(|forced| *forced != id);
+        shared.alone_since = Some(at.now).filter(|_| shared.legs.len() < 2);
+        if shared.legs.iter().all(LegRecord::is_slate) {
+            shared.sourceless_since.get_or_insert(at.now);
+        }
+        self.after_change(shared, at, led);
+        self.consider(shared, at);
     }
 }
 

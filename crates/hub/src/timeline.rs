@@ -56,6 +56,8 @@ pub enum Repaired {
     Config(CodecConfig),
     /// One unit in leg time.
     Unit(AccessUnit),
+    /// Silence in leg time, in place of sound that did not come.
+    StandIn(AccessUnit),
 }
 
 /// The time of one leg.
@@ -252,7 +254,7 @@ impl Timeline {
         }
         while position - next > samples(STAND_IN_LAG_MS) {
             let Some(unit) = silent_unit(&audio.config, next) else { break };
-            self.out.push_back(Repaired::Unit(unit));
+            self.out.push_back(Repaired::StandIn(unit));
             self.repairs.silence += 1;
             next += length;
         }
@@ -291,7 +293,7 @@ impl Timeline {
                     for index in 0..i64::from(silent) {
                         let at = silence_at + index * i64::from(length);
                         if let Some(unit) = silent_unit(&audio.config, at) {
-                            self.out.push_back(Repaired::Unit(unit));
+                            self.out.push_back(Repaired::StandIn(unit));
                             self.repairs.silence += 1;
                         }
                     }

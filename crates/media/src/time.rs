@@ -155,6 +155,16 @@ impl FrameRate {
         Some(Self { numerator: NonZeroU32::new(numerator)?, denominator: NonZeroU32::new(denominator)? })
     }
 
+    /// Pictures in [`FrameRate::denominator`] seconds.
+    pub fn numerator(self) -> u32 {
+        self.numerator.get()
+    }
+
+    /// Seconds in which there are [`FrameRate::numerator`] pictures.
+    pub fn denominator(self) -> u32 {
+        self.denominator.get()
+    }
+
     /// The rate whose frame lasts `ticks` of `scale`; `None` unless positive and in range.
     pub fn from_frame_duration(ticks: i64, scale: Timescale) -> Option<Self> {
         Self::new(scale.hz(), u32::try_from(ticks).ok()?)

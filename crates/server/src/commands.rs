@@ -1,5 +1,6 @@
 //! What the command line offers.
 
+mod continuity;
 mod viewing;
 
 use std::io::{self, IsTerminal as _, Write as _};
@@ -51,6 +52,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say which leg feeds a stream of the running server. Without a leg, its legs are shown.
+    Switch(continuity::SwitchArgs),
+    /// Show what happened to the streams of the running server, the newest last.
+    Events(continuity::EventsArgs),
     /// Look at configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -114,6 +119,9 @@ enum KeyCommand {
         /// For watching the stream where it is not open, instead of publishing it.
         #[arg(long)]
         play: bool,
+        /// Rank of the legs that come with it: 0 is preferred, a higher one is a backup.
+        #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "play")]
+        rank: u8,
         #[command(flatten)]
         state: StateArgs,
     },
@@ -150,6 +158,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<bool> {
             runtime.block_on(playback(stream, wanted, &state.state))
         }
         Command::Status { state, json } => runtime.block_on(status(&state.state, json)),
+        Command::Switch(args) => runtime.block_on(continuity::switch(args)),
+        Command::Events(args) => runtime.block_on(continuity::events(args)),
         Command::Config(ConfigCommand::Check(args)) => check(args),
         Command::Openapi => {
             write!(io::stdout(), "{}", control::openapi_json())?;
@@ -227,15 +237,16 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
 
 async fn key(command: KeyCommand) -> anyhow::Result<()> {
     match command {
-        KeyCommand::Create { stream, play, state } => {
+        KeyCommand::Create { stream, play, rank, state } => {
             let purpose = if play { KeyPurpose::Play } else { KeyPurpose::Publish };
             let secret = match Local::reach(&state.state).await? {
                 Local::Server(client) => {
-                    let body = serde_json::json!({ "stream": stream.as_str(), "purpose": purpose }).to_string();
+                    let body =
+                        serde_json::json!({ "stream": stream.as_str(), "purpose": purpose, "rank": rank }).to_string();
                     let view: KeyView = client.call(Method::POST, "/api/v1/keys", body).await?;
                     view.key.context("the server did not show the key")?
                 }
-                Local::Store(store, _lock) => store.create_key(stream, purpose).await?.secret.expose().to_owned(),
+                Local::Store(store, _lock) => store.create_key(stream, purpose, rank).await?.secret.expose().to_owned(),
             };
             writeln!(io::stdout(), "{secret}")?;
         }
@@ -244,9 +255,9 @@ async fn key(command: KeyCommand) -> anyhow::Result<()> {
                 Local::Server(client) => client.call(Method::GET, "/api/v1/keys", String::new()).await?,
                 Local::Store(store, _lock) => store.keys().into_iter().map(KeyView::from).collect(),
             };
-            writeln!(io::stdout(), "{:<10} {:<24} {:<8} CREATED (UTC, SECONDS)", "ID", "STREAM", "FOR")?;
-            for KeyView { id, stream, purpose, created_utc, .. } in keys {
-                writeln!(io::stdout(), "{id:<10} {stream:<24} {:<8} {created_utc}", purpose.as_str())?;
+            writeln!(io::stdout(), "{:<10} {:<24} {:<8} {:<4} CREATED (UTC, SECONDS)", "ID", "STREAM", "FOR", "RANK")?;
+            for KeyView { id, stream, purpose, rank, created_utc, .. } in keys {
+                writeln!(io::stdout(), "{id:<10} {stream:<24} {:<8} {rank:<4} {created_utc}", purpose.as_str())?;
             }
         }
         KeyCommand::Revoke { id, state } => match Local::reach(&state.state).await? {

@@ -4,6 +4,7 @@
 //! environment variables win over the file.
 
 mod contribution;
+mod slate;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,15 +12,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use delivery::DeliveryConfig;
-use gateway::{SrtCall, SrtSettings, UdpStream};
+use gateway::{SlateSettings, SrtCall, SrtSettings, UdpStream};
 use hls::PackagerConfig;
-use hub::HubConfig;
+use hub::{HubConfig, SecondPublisher};
 use listen::ConnectionLimits;
 use serde::{Deserialize, Serialize};
 
 pub use contribution::{
     CallMode, CipherMode, GroupMode, MpegtsTable, SrtCallTable, SrtLinkTable, SrtTable, UdpStreamTable, UdpTable,
 };
+
+pub use slate::{AlwaysOnTable, SlateTable};
 
 /// The configuration file as an operator writes it. Units are part of the keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +44,11 @@ pub struct ConfigFile {
     pub mpegts: MpegtsTable,
     /// `[streams]`
     pub streams: StreamsTable,
+    /// `[slate]`
+    pub slate: SlateTable,
+    /// `[[always_on]]`
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub always_on: Vec<AlwaysOnTable>,
     /// `[hls]`
     pub hls: HlsTable,
     /// `[limits]`
@@ -151,17 +159,64 @@ pub struct TlsTable {
 pub struct StreamsTable {
     /// How long a stream without a source keeps its playlist, 0–86,400 s.
     pub hold_seconds: u64,
-    /// Silence after which another encoder with a key for the stream takes over, 100–60,000 ms.
+    /// Silence after which another leg takes over, 100–60,000 ms; longer for pictures that lie further apart.
     pub takeover_after_ms: u64,
     /// Silence of a connected source after which its loss is signalled, 500–60,000 ms.
     pub silent_after_ms: u64,
     /// Most streams at once, 1–10,000.
     pub streams_max: usize,
+    /// What a second publisher with the same key is: `backup`, `take-over`, `refuse`.
+    pub second_publisher: SecondPublisherName,
+    /// How long a unit waits behind a hole that another copy of the encode may fill, 50–5,000 ms.
+    pub merge_window_ms: u64,
+    /// How long a preferred leg must have been healthy before the stream returns to it, 0–3,600 s.
+    pub hold_down_seconds: u64,
+}
+
+impl StreamsTable {
+    fn hub(&self) -> Result<HubConfig, ConfigError> {
+        let millis = |key, got, low, high| range(key, got, low, high).map(Duration::from_millis);
+        let seconds = |key, got, low, high| range(key, got, low, high).map(Duration::from_secs);
+        Ok(HubConfig {
+            takeover_after: millis("streams.takeover_after_ms", self.takeover_after_ms, 100, 60_000)?,
+            silent_after: millis("streams.silent_after_ms", self.silent_after_ms, 500, 60_000)?,
+            hold: seconds("streams.hold_seconds", self.hold_seconds, 0, 86_400)?,
+            streams_max: count("streams.streams_max", self.streams_max, 10_000)?,
+            second_publisher: match self.second_publisher {
+                SecondPublisherName::Backup => SecondPublisher::Backup,
+                SecondPublisherName::TakeOver => SecondPublisher::TakeOver,
+                SecondPublisherName::Refuse => SecondPublisher::Refuse,
+            },
+            merge_window: millis("streams.merge_window_ms", self.merge_window_ms, 50, 5000)?,
+            hold_down: seconds("streams.hold_down_seconds", self.hold_down_seconds, 0, 3600)?,
+        })
+    }
+}
+
+/// What a second publisher with the same key is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecondPublisherName {
+    /// It takes over when the first one fails.
+    #[default]
+    Backup,
+    /// It takes over at once; the first one is disconnected.
+    TakeOver,
+    /// It is refused while the first one delivers.
+    Refuse,
 }
 
 impl Default for StreamsTable {
     fn default() -> Self {
-        Self { hold_seconds: 60, takeover_after_ms: 500, silent_after_ms: 2000, streams_max: 2000 }
+        Self {
+            hold_seconds: 60,
+            takeover_after_ms: 500,
+            silent_after_ms: 2000,
+            streams_max: 2000,
+            second_publisher: SecondPublisherName::Backup,
+            merge_window_ms: 200,
+            hold_down_seconds: 10,
+        }
     }
 }
 
@@ -267,6 +322,8 @@ pub struct Config {
     pub udp: (Vec<UdpStream>, Vec<UdpStream>),
     /// By stream: which program of its transport stream is taken.
     pub programs: HashMap<media::StreamName, u16>,
+    /// What viewers see while nobody publishes.
+    pub slates: Option<SlateSettings>,
     /// Operations.
     pub ops: Listen,
     /// Certificate and key, if they are named.
@@ -440,13 +497,7 @@ impl TryFrom<ConfigFile> for Config {
                 HlsProfile::Lan => Duration::ZERO, // the packager keeps three times PART-TARGET in any case
             },
         };
-        let streams = &file.streams;
-        let hub = HubConfig {
-            takeover_after: millis("streams.takeover_after_ms", streams.takeover_after_ms, 100, 60_000)?,
-            silent_after: millis("streams.silent_after_ms", streams.silent_after_ms, 500, 60_000)?,
-            hold: seconds("streams.hold_seconds", streams.hold_seconds, 0, 86_400)?,
-            streams_max: count("streams.streams_max", streams.streams_max, 10_000)?,
-        };
+        let hub = file.streams.hub()?;
         let limits = &file.limits;
         let connections = |key, got| count(key, got, 1_000_000);
         let delivery = DeliveryConfig {
@@ -472,8 +523,10 @@ impl TryFrom<ConfigFile> for Config {
             _ => return Err(ConfigError::HalfTls),
         };
         let listen = |listen: Option<Listen>| listen.unwrap_or(Listen::Off);
+        let state = file.state.unwrap_or_default();
         Ok(Self {
-            state: file.state.unwrap_or_default(),
+            slates: file.slate.settings(&file.always_on, &state)?,
+            state,
             http: listen(file.listen.http),
             https: listen(file.listen.https),
             rtmp: listen(file.listen.rtmp),

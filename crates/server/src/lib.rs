@@ -1,6 +1,7 @@
 //! Assembly: configuration, listeners, shutdown. Everything that the binary does and tests start.
 
 pub mod config;
+mod event_follower;
 mod local;
 mod server;
 mod stream_metrics;

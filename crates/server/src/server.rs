@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use control::{Api, DeliveryFigures, EraRow, KeyPurpose, Store};
 use delivery::{Delivery, EraRecord, EraStore, Saving, Surroundings};
 use gateway::{Doors, Gateway, Grant, SrtCall, UdpStream};
-use hub::{Arrival, Hub, StreamEvent};
+use hub::{Arrival, Hub};
 use media::{PlayRefusal, Playback, StreamKey, StreamName};
 use serde::{Deserialize, Serialize};
 use telemetry::Metrics;
@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::config::{Config, Listen};
+use crate::event_follower::EventFollower;
 use crate::local::SOCKET;
 use crate::stream_metrics::StreamMetrics;
 use crate::tls::Certificate;
@@ -108,7 +109,7 @@ fn may_publish(store: &Store, key: &StreamKey, stream: Option<&StreamName>) -> R
     match stream {
         Some(wanted) if *wanted != record.stream => Err("this stream key is for another stream".into()),
         _ if record.purpose == KeyPurpose::Play => Err("this key is for watching, not for publishing".into()),
-        _ => Ok(Grant { stream: record.stream, key_id: record.id }),
+        _ => Ok(Grant { stream: record.stream, key_id: record.id, rank: record.rank }),
     }
 }
 
@@ -230,13 +231,14 @@ impl Server {
         let (draining, stopped, tracker) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let mut registry = Registry::with_prefix("throughline");
         let metrics = Metrics::register(&mut registry);
-        let hub = Arc::new(Hub::new(config.hub));
+        let hub = Arc::new(Hub::new(config.hub).with_events_from(store.next_event().await?));
         let doors = doors(&store);
         let authorize = Arc::clone(&doors.play);
         let gateway = Gateway::new(Arc::clone(&hub), doors, config.rtmp_connections, metrics.clone(), draining.clone())
             .with_programs(config.programs);
         let eras = Arc::new(Eras(Arc::clone(&store)));
         let (streams, shutdown) = (Arc::clone(&hub), draining.clone());
+        let follower = EventFollower::new(&hub, &store, metrics.clone());
         let surroundings = Surroundings { hub: streams, eras, authorize, metrics, shutdown };
         let delivery = Delivery::new(config.delivery, surroundings);
         registry.register_collector(Box::new(StreamMetrics::new(Arc::clone(&hub), delivery.clone())));
@@ -251,6 +253,7 @@ impl Server {
         if let Some(socket) = srt {
             gateway.serve_srt(socket, config.srt_settings).context("cannot serve SRT")?;
         }
+        config.slates.into_iter().for_each(|slates| gateway.run_slates(slates));
         start_configured(&gateway, config.udp, config.srt_calls).await?;
         if let Some(certificate) = certificate {
             if let Some(listener) = https {
@@ -264,7 +267,8 @@ impl Server {
         }
         tracker.spawn(run_clock(Arc::clone(&hub), draining.clone()));
         let ready = Arc::new(AtomicBool::new(true));
-        let api = make_api(&hub, &store, registry, &delivery, &ready, &tracker);
+        tracker.spawn(follower.run(stopped.clone()));
+        let api = make_api(&hub, &store, registry, &delivery, &ready, &tracker, &stopped);
         serve_operations(api, ops, &config.state, &stopped, &tracker)?;
         let first_token = store.first_operator_token().await?;
         write_addresses(&config.state, &addresses)?;
@@ -341,6 +345,7 @@ fn make_api(
     delivery: &Delivery,
     ready: &Arc<AtomicBool>,
     tasks: &TaskTracker,
+    stopped: &CancellationToken,
 ) -> Api {
     let figures = delivery.clone();
     let delivery = move || {
@@ -370,6 +375,7 @@ fn make_api(
         delivery: Arc::new(delivery),
         ready: Arc::clone(ready),
         tasks: tasks.clone(),
+        stopped: stopped.clone(),
     }
 }
 
@@ -392,7 +398,7 @@ fn serve_operations(
     Ok(())
 }
 
-/// Lets the hub look at its clocks, and logs what it sees.
+/// Lets the hub look at its clocks.
 async fn run_clock(hub: Arc<Hub>, shutdown: CancellationToken) {
     let mut ticks = tokio::time::interval(HUB_TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -403,12 +409,7 @@ async fn run_clock(hub: Arc<Hub>, shutdown: CancellationToken) {
         }
         let utc = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let at = Arrival { now: Instant::now(), utc_nanos: i64::try_from(utc.as_nanos()).unwrap_or(i64::MAX) };
-        for (stream, event) in hub.tick(at) {
-            match event {
-                StreamEvent::Silent => warn!(%stream, "source is silent"),
-                StreamEvent::Ended => info!(%stream, "stream ended: its source did not come back"),
-            }
-        }
+        hub.tick(at);
     }
 }
 

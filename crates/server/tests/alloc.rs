@@ -120,7 +120,9 @@ fn an_access_unit_takes_a_fixed_number_of_allocations_from_chunk_to_part() {
     let now = Instant::now();
     let mut wire = Wire::new(now);
     let hub = Hub::new(HubConfig::default());
-    let mut leg = hub.publish(now, &"show".parse().expect("valid"), Publisher::default()).expect("let in");
+    let mut leg = hub
+        .publish(Arrival { now, utc_nanos: 0 }, &"show".parse().expect("valid"), Publisher::default())
+        .expect("let in");
     let mut subscriber = leg.stream().subscribe_from_oldest();
     let continuation = Continuation { first_number: 1, discontinuities: 0, is_resumed: false };
     let mut packager = Packager::new(PackagerConfig::default(), continuation);

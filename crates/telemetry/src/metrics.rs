@@ -178,6 +178,24 @@ pub enum RepairKind {
     damaged,
 }
 
+/// Why a stream changed the leg that feeds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "label values are written as they are named")]
+pub enum SwitchReason {
+    /// It was the first.
+    joined,
+    /// The one before closed.
+    closed,
+    /// The one before was silent.
+    silent,
+    /// Back to a preferred one.
+    preferred,
+    /// A source in place of the slate.
+    recovered,
+    /// An operator said so.
+    operator,
+}
+
 /// What an HTTP request was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "label values are written as they are named")]
@@ -222,6 +240,12 @@ struct RejectLabels {
     reason: RejectReason,
 }
 
+/// Reason of a switch.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SwitchLabels {
+    reason: SwitchReason,
+}
+
 /// What became of SRT packets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SrtLabels {
@@ -260,6 +284,11 @@ pub struct Metrics {
     ts_errors: Family<TsLabels, Counter>,
     ts_markers: Family<MarkerLabels, Counter>,
     http_requests: Family<HttpLabels, Counter>,
+    switches: Family<SwitchLabels, Counter>,
+    /// Program time without a picture at a switch.
+    pub switch_gap_seconds: Histogram,
+    /// Events that could not be kept.
+    pub events_lost: Counter,
     /// SRT datagrams dropped because their session was too slow.
     pub srt_queue_drops: Counter,
     /// Bytes of response bodies.
@@ -287,29 +316,7 @@ pub struct Metrics {
 impl Metrics {
     /// Declares everything in `registry`, whose prefix is `throughline`.
     pub fn register(registry: &mut Registry) -> Self {
-        let buckets = |list: &'static [f64]| Histogram::new(list.iter().copied());
-        let metrics = Self {
-            sessions_opened: Family::default(),
-            sessions_closed: Family::default(),
-            received_bytes: Family::default(),
-            rejected: Family::default(),
-            repairs: Family::default(),
-            srt_packets: Family::default(),
-            ts_errors: Family::default(),
-            ts_markers: Family::default(),
-            http_requests: Family::default(),
-            srt_queue_drops: Counter::default(),
-            http_sent_bytes: Counter::default(),
-            http_connections: Gauge::default(),
-            http_refused_connections: Counter::default(),
-            http_slow_readers: Counter::default(),
-            http_blocked_requests: Gauge::default(),
-            http_blocked_seconds: buckets(&[0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8]),
-            hls_parts: Counter::default(),
-            hls_part_publish_delay_seconds: buckets(&[0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0]),
-            hls_skipped: Counter::default(),
-            hls_restarts: Counter::default(),
-        };
+        let metrics = Self::new();
         let m = &metrics;
         registry.register("ingest_sessions_opened", "Sessions that connected", m.sessions_opened.clone());
         registry.register("ingest_sessions_closed", "Sessions that ended, by reason", m.sessions_closed.clone());
@@ -355,7 +362,47 @@ impl Metrics {
         );
         registry.register("hls_skipped", "Times a packager was too slow and skipped whole GOPs", m.hls_skipped.clone());
         registry.register("hls_restarts", "Times a packager failed and began anew", m.hls_restarts.clone());
+        metrics.register_continuity(registry);
         metrics
+    }
+
+    fn new() -> Self {
+        let buckets = |list: &'static [f64]| Histogram::new(list.iter().copied());
+        Self {
+            sessions_opened: Family::default(),
+            sessions_closed: Family::default(),
+            received_bytes: Family::default(),
+            rejected: Family::default(),
+            repairs: Family::default(),
+            srt_packets: Family::default(),
+            ts_errors: Family::default(),
+            ts_markers: Family::default(),
+            http_requests: Family::default(),
+            switches: Family::default(),
+            switch_gap_seconds: buckets(&[0.01, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0]),
+            events_lost: Counter::default(),
+            srt_queue_drops: Counter::default(),
+            http_sent_bytes: Counter::default(),
+            http_connections: Gauge::default(),
+            http_refused_connections: Counter::default(),
+            http_slow_readers: Counter::default(),
+            http_blocked_requests: Gauge::default(),
+            http_blocked_seconds: buckets(&[0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8]),
+            hls_parts: Counter::default(),
+            hls_part_publish_delay_seconds: buckets(&[0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0]),
+            hls_skipped: Counter::default(),
+            hls_restarts: Counter::default(),
+        }
+    }
+
+    fn register_continuity(&self, registry: &mut Registry) {
+        registry.register("switches", "Times a stream changed the leg that feeds it, by reason", self.switches.clone());
+        registry.register(
+            "switch_gap_seconds",
+            "Program time without a picture at a switch",
+            self.switch_gap_seconds.clone(),
+        );
+        registry.register("events_lost", "Events that could not be kept", self.events_lost.clone());
     }
 
     /// A session connected.
@@ -406,6 +453,11 @@ impl Metrics {
         }
     }
 
+    /// A stream changed its leg.
+    pub fn switched(&self, reason: SwitchReason) {
+        self.switches.get_or_create(&SwitchLabels { reason }).inc();
+    }
+
     /// A request was answered.
     pub fn http_request(&self, class: HttpClass, status: u16) {
         self.http_requests.get_or_create(&HttpLabels { class, status }).inc();
@@ -434,6 +486,7 @@ mod tests {
         metrics.rejected(RejectReason::busy);
         metrics.repaired(RepairKind::jump, 1);
         metrics.http_request(HttpClass::page, 200);
+        metrics.switched(SwitchReason::silent);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("to memory");
         let mut out = String::from("| metric | type | meaning |\n| --- | --- | --- |\n");

@@ -1,11 +1,13 @@
 //! What tests share: a server that breaks rules on purpose, a playlist reader that knows them, a small HTTP client, real programs, a scripted publisher, a bad network.
 
+pub mod cable;
 pub mod faults;
 pub mod http;
 pub mod playlist;
 pub mod programs;
 pub mod publisher;
 pub mod relay;
+pub mod witness;
 
 /// The bytes of a fixture, by name.
 ///

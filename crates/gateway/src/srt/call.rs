@@ -21,7 +21,7 @@ use tracing::{Instrument as _, info, info_span, warn};
 use super::session::{Keeps, Path, Session};
 use super::socket::{Buffers, Socket};
 use super::{Linked, PLAYER_WINDOW_PACKETS, SESSION_QUEUE, ToSession};
-use crate::{Gateway, rtmp_session::until};
+use crate::{Gateway, arrival, rtmp_session::until};
 
 /// Largest answer to a handshake.
 const DATAGRAM_BYTES_MAX: usize = 1500;
@@ -67,6 +67,8 @@ pub struct SrtCall {
     pub latency: Duration,
     /// A source that sends no media for so long is called anew.
     pub silent_after: Duration,
+    /// The rank of the leg it makes: 0 is preferred.
+    pub rank: u8,
 }
 
 /// One way to the other server.
@@ -235,9 +237,9 @@ fn open<'a>(gateway: &'a Gateway, call: &SrtCall, first: Linked) -> Result<Sessi
                 peer: peer.to_string(),
                 encoder: None,
                 key_id: format!("pull from {}", call.servers()),
+                rank: call.rank,
             };
-            let leg =
-                gateway.hub.publish(Instant::now(), &call.stream, publisher).map_err(|error| error.to_string())?;
+            let leg = gateway.hub.publish(arrival(), &call.stream, publisher).map_err(|error| error.to_string())?;
             Session::publishing(gateway, path, group, leg, call.silent_after)
         }
         Direction::Push => {

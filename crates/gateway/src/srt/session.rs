@@ -131,11 +131,12 @@ impl<'a> Session<'a> {
                     peer: peer.to_string(),
                     encoder: Some(format!("SRT {version}")),
                     key_id: grant.key_id,
+                    rank: grant.rank,
                 };
-                match gateway.hub.publish(now, &grant.stream, publisher) {
+                match gateway.hub.publish(arrival(), &grant.stream, publisher) {
                     Ok(leg) => Self::publishing(gateway, path, group, leg, settings.silent_after),
                     Err(error) => {
-                        let is_busy = matches!(error, PublishError::Busy(_));
+                        let is_busy = matches!(error, PublishError::Busy(_) | PublishError::Full(_));
                         let reason = if is_busy { RejectReason::busy } else { RejectReason::limit };
                         return Err(refuse(reason, &refusal, &error.to_string()));
                     }

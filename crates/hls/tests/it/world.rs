@@ -60,7 +60,7 @@ impl World {
             old.close(at);
         }
         let name = "show".parse().expect("valid");
-        let mut leg = self.hub.publish(at.now, &name, Publisher::default()).expect("nobody else publishes");
+        let mut leg = self.hub.publish(at, &name, Publisher::default()).expect("nobody else publishes");
         leg.announce(
             at.now,
             hub::Announcement { video: video.is_some(), audio: audio.is_some(), ..Default::default() },

@@ -9,6 +9,8 @@ use crate::ring::Found;
 struct Rig {
     program: Program,
     now: Instant,
+    leg: u64,
+    standby: Standby,
 }
 
 fn video_config(name: &str) -> CodecConfig {
@@ -30,24 +32,48 @@ fn audio_config() -> CodecConfig {
 
 impl Rig {
     fn new() -> Self {
-        Self { program: Program::new(), now: Instant::now() }
+        let (program, now) = (Program::new(Duration::from_millis(200)), Instant::now());
+        Self { program, now, leg: 0, standby: Standby::new(now) }
     }
 
-    fn handle(&mut self, repaired: Repaired) {
-        self.program.handle(Arrival { now: self.now, utc_nanos: 0 }, repaired);
+    fn at(&self) -> Arrival {
+        Arrival { now: self.now, utc_nanos: 0 }
+    }
+
+    /// Another leg connects.
+    fn connect(&mut self, announced: Announced) {
+        self.leg += 1;
+        self.standby = Standby::new(self.now);
+        self.standby.announced = announced;
+    }
+
+    fn leave(&mut self) {
+        self.program.forget(self.at(), self.leg);
+    }
+
+    fn config(&mut self, config: CodecConfig) {
+        self.program.config(self.leg, config.clone());
+        self.standby.config(config);
     }
 
     fn begin(&mut self, video: &str) {
-        self.program.begin_leg(self.now);
-        self.program.announce(Announced { video: true, audio: true });
-        self.handle(Repaired::Config(video_config(video)));
-        self.handle(Repaired::Config(audio_config()));
+        self.connect(Announced { video: true, audio: true });
+        self.config(video_config(video));
+        self.config(audio_config());
     }
 
     fn unit(&mut self, track: TrackKind, dts: i64, is_random_access: bool) {
         let (duration, payload) = (Some(1024).filter(|_| track == TrackKind::Audio), Bytes::from_static(b"x").into());
         let (dts, pts) = (Dts(dts), Pts(dts));
-        self.handle(Repaired::Unit(AccessUnit { track, dts, pts, duration, is_random_access, payload }));
+        let unit = AccessUnit { track, dts, pts, duration, is_random_access, payload };
+        let (at, incoming) = (self.at(), Incoming { unit, hash: None, is_stand_in: false });
+        if self.program.is_fed_by(self.leg) {
+            return self.program.unit(at, self.leg, incoming);
+        }
+        self.standby.push(at, incoming);
+        if self.program.leader().is_none() {
+            self.program.join(at, self.leg, &mut self.standby, None);
+        }
     }
 
     /// A second of 25 frames/s and 47 frames of sound, both in leg time.
@@ -94,7 +120,7 @@ fn a_leg_that_returns_with_restarted_stamps_goes_on_without_a_discontinuity() {
     let mut rig = Rig::new();
     rig.begin("a");
     (0..3).for_each(|second| rig.second(second));
-    rig.program.end_leg();
+    rig.leave();
     rig.now += Duration::from_millis(1500);
     rig.begin("a");
     (0..3).for_each(|second| rig.second(second));
@@ -114,7 +140,7 @@ fn other_parameter_sets_are_one_discontinuity() {
     rig.begin("a");
     rig.second(0);
     let before = Arc::clone(&rig.program.tracks);
-    rig.program.end_leg();
+    rig.leave();
     rig.begin("b");
     rig.second(0);
 
@@ -128,10 +154,9 @@ fn a_leg_without_sound_is_silent_where_the_program_has_sound() {
     rig.begin("a");
     rig.second(0);
     let before = Arc::clone(&rig.program.tracks);
-    rig.program.end_leg();
-    rig.program.begin_leg(rig.now);
-    rig.program.announce(Announced { video: true, audio: false });
-    rig.handle(Repaired::Config(video_config("a")));
+    rig.leave();
+    rig.connect(Announced { video: true, audio: false });
+    rig.config(video_config("a"));
     for frame in 0..50 {
         rig.unit(TrackKind::Video, frame * 14_400, frame % 25 == 0);
         rig.now += Duration::from_millis(40);
@@ -146,8 +171,8 @@ fn a_leg_without_sound_is_silent_where_the_program_has_sound() {
 #[test]
 fn sound_without_picture_begins_after_the_census() {
     let mut rig = Rig::new();
-    rig.program.begin_leg(rig.now);
-    rig.handle(Repaired::Config(audio_config()));
+    rig.connect(Announced::default());
+    rig.config(audio_config());
     for frame in 0..60 {
         rig.unit(TrackKind::Audio, frame * 1024, true);
         rig.now += Duration::from_millis(21);

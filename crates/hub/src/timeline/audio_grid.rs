@@ -4,6 +4,10 @@
 const SKEW_MS_MAX: i64 = 40;
 /// How long they may be apart by more than a frame before the grid moves, in milliseconds.
 const PATIENCE_MS: i64 = 500;
+/// How exact stamps are that are called steady, in milliseconds: rounding at either end, and a little.
+const STEADY_MS: i64 = 3;
+/// Frames in a row with exact stamps, after which a step of whole frames is a hole and not wobble.
+const STEADY_FRAMES: u32 = 8;
 /// Longest hole that is filled with silence, in milliseconds; beyond it nothing can be said to be continuous.
 const FILL_MS_MAX: i64 = 3000;
 
@@ -23,11 +27,13 @@ pub(super) struct AudioGrid {
     next: Option<i64>,
     /// Samples for which stamp and grid have been apart by more than a frame, the same way.
     apart: i64,
+    /// Frames in a row whose stamps lay where the grid has them.
+    steady: u32,
 }
 
 impl AudioGrid {
     pub(super) fn new(rate: u32) -> Self {
-        Self { rate: i64::from(rate), next: None, apart: 0 }
+        Self { rate: i64::from(rate), next: None, apart: 0, steady: 0 }
     }
 
     /// Where the next frame belongs.
@@ -49,7 +55,12 @@ impl AudioGrid {
     pub(super) fn place(&mut self, stamp: i64, length: i64) -> Placement {
         let next = *self.next.get_or_insert(stamp);
         let difference = stamp.saturating_sub(next);
-        let at_once = difference.saturating_abs() > self.samples(SKEW_MS_MAX).max(length);
+        let whole = super::video_grid::div_round(difference, length);
+        let off = difference.saturating_sub(whole.saturating_mul(length)).saturating_abs();
+        let is_exact = off <= self.samples(STEADY_MS);
+        let is_hole = is_exact && whole > 0 && self.steady >= STEADY_FRAMES;
+        self.steady = if is_exact && (whole == 0 || is_hole) { self.steady.saturating_add(1) } else { 0 };
+        let at_once = is_hole || difference.saturating_abs() > self.samples(SKEW_MS_MAX).max(length);
         let away = difference.saturating_abs() > length;
         self.apart = if away { self.apart + length } else { 0 };
         if !at_once && self.apart < self.samples(PATIENCE_MS) {
@@ -60,7 +71,6 @@ impl AudioGrid {
             return Placement::Drop;
         }
         self.apart = 0;
-        let whole = super::video_grid::div_round(difference, length);
         let dts = next.saturating_add(whole.saturating_mul(length));
         self.next = Some(dts.saturating_add(length));
         let fill = difference <= self.samples(FILL_MS_MAX);
@@ -90,6 +100,16 @@ mod tests {
         let mut grid = AudioGrid::new(48_000);
         grid.place(0, 1024);
         assert_eq!(grid.place(1024 * 6, 1024), Placement::Emit { silence_at: 1024, silent: 5, dts: 6144 });
+    }
+
+    #[test]
+    fn a_single_missing_frame_is_a_hole_where_stamps_are_exact() {
+        let mut grid = AudioGrid::new(48_000);
+        for frame in 0..20 {
+            grid.place(frame * 1024 / 48 * 48, 1024); // whole milliseconds
+        }
+        let after = grid.place(21 * 1024 / 48 * 48, 1024);
+        assert_eq!(after, Placement::Emit { silence_at: 20 * 1024, silent: 1, dts: 21 * 1024 });
     }
 
     #[test]

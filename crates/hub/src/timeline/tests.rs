@@ -15,8 +15,8 @@ fn picture(is_random_access: bool) -> VideoUnit {
 fn units(timeline: &mut Timeline, track: TrackKind) -> Vec<AccessUnit> {
     std::iter::from_fn(|| timeline.poll())
         .filter_map(|item| match item {
-            Repaired::Unit(unit) if unit.track == track => Some(unit),
-            Repaired::Unit(_) | Repaired::Config(_) => None,
+            Repaired::Unit(unit) | Repaired::StandIn(unit) if unit.track == track => Some(unit),
+            Repaired::Unit(_) | Repaired::StandIn(_) | Repaired::Config(_) => None,
         })
         .collect()
 }
@@ -90,7 +90,7 @@ fn sound_and_picture_keep_their_distance_over_a_jump() {
     }
     let mut last = (0, 0);
     while let Some(item) = timeline.poll() {
-        if let Repaired::Unit(unit) = item {
+        if let Repaired::Unit(unit) | Repaired::StandIn(unit) = item {
             match unit.track {
                 TrackKind::Video => last.0 = unit.dts.0 / 360,
                 TrackKind::Audio => last.1 = unit.dts.0 / 48,

@@ -70,6 +70,9 @@ pub struct SrtCallTable {
     /// Time that lost packets have to come again. Default: that of `[srt]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<u64>,
+    /// In: the rank of the leg; 0, the default, is preferred, a higher one is a backup.
+    #[serde(skip_serializing_if = "is_best")]
+    pub rank: u8,
 }
 
 /// How a call is encrypted.
@@ -119,6 +122,11 @@ pub struct SrtLinkTable {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
 fn is_zero(weight: &u16) -> bool {
     *weight == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_best(rank: &u8) -> bool {
+    *rank == 0
 }
 
 impl SrtCallTable {
@@ -229,6 +237,9 @@ pub struct UdpStreamTable {
     /// In: address of the network interface whose multicast is joined. Default: the system's choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<Ipv4Addr>,
+    /// In: the rank of the leg; 0, the default, is preferred, a higher one is a backup.
+    #[serde(default, skip_serializing_if = "is_best")]
+    pub rank: u8,
 }
 
 impl UdpTable {
@@ -243,6 +254,7 @@ impl UdpTable {
                     address: row.address,
                     interface: row.interface,
                     silent_after: Duration::from_secs(silent_seconds),
+                    rank: row.rank,
                 })
             };
             list.iter().map(stream).collect::<Result<Vec<_>, _>>()
@@ -280,6 +292,7 @@ impl SrtTable {
                 },
                 latency: Duration::from_millis(latency_ms),
                 silent_after: Duration::from_secs(self.silent_seconds),
+                rank: call.rank,
             });
         }
         Ok(calls)

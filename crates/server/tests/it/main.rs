@@ -2,6 +2,7 @@
 
 mod browser;
 mod conformance;
+mod continuity;
 mod delivery;
 mod dialogues;
 mod encoders;

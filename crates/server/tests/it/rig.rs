@@ -14,6 +14,7 @@ use testkit::playlist::Playlist;
 use testkit::programs::{Ffmpeg, Program};
 use testkit::publisher::{Tag, read_flv};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -41,6 +42,7 @@ fn config(state: &Path, addresses: &Addresses, change: impl FnOnce(&mut ConfigFi
     file.listen.rtmps = at(addresses.rtmps);
     file.listen.srt = at(addresses.srt);
     file.listen.ops = at(addresses.ops);
+    file.slate.enabled = false; // tests that are about slates say so
     change(&mut file);
     Config::try_from(file).expect("a usable configuration")
 }
@@ -98,6 +100,32 @@ impl Rig {
         let body = serde_json::json!({ "stream": stream, "purpose": purpose }).to_string();
         let view: control::KeyView = client.call(hyper::Method::POST, "/api/v1/keys", body).await.expect("made");
         view.key.expect("shown once")
+    }
+
+    /// A key to publish a stream as a leg of this rank.
+    pub(crate) async fn key_with_rank(&self, stream: &str, rank: u8) -> String {
+        let client = LocalClient::connect(&self.state).await.expect("the server runs");
+        let body = serde_json::json!({ "stream": stream, "rank": rank }).to_string();
+        let view: control::KeyView = client.call(hyper::Method::POST, "/api/v1/keys", body).await.expect("made");
+        view.key.expect("shown once")
+    }
+
+    /// Does something with the legs of a stream, as the command line does; what is wrong, in words.
+    pub(crate) async fn change_legs(&self, stream: &str, change: &serde_json::Value) -> Result<(), String> {
+        let client = LocalClient::connect(&self.state).await.expect("the server runs");
+        let path = format!("/api/v1/streams/{stream}/legs");
+        client.call(hyper::Method::POST, &path, change.to_string()).await.map_err(|error| error.to_string())
+    }
+
+    /// Follows server-sent events of the API.
+    pub(crate) async fn follow(&self, path: &str) -> Follower {
+        let mut socket = UnixStream::connect(self.state.join("control.sock")).await.expect("the server runs");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.expect("taken");
+        let mut lines = BufReader::new(socket).lines();
+        // The head has come: from here on nothing is missed.
+        while lines.next_line().await.expect("answers").is_some_and(|line| !line.is_empty()) {}
+        Follower(lines)
     }
 
     pub(crate) async fn publish_url(&self, stream: &str) -> String {
@@ -168,6 +196,24 @@ impl Rig {
             holds(&playlist).then_some(playlist)
         })
         .await
+    }
+}
+
+/// Server-sent events.
+pub(crate) struct Follower(tokio::io::Lines<BufReader<UnixStream>>);
+
+impl Follower {
+    /// The data of the next event.
+    pub(crate) async fn next_data(&mut self) -> serde_json::Value {
+        let found = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let line = self.0.next_line().await.expect("goes on").expect("goes on");
+                if let Some(data) = line.strip_prefix("data: ") {
+                    return serde_json::from_str(data).expect("JSON");
+                }
+            }
+        });
+        found.await.expect("an event in time")
     }
 }
 

@@ -343,6 +343,7 @@ async fn mpegts_over_plain_udp_comes_in_and_goes_out_also_by_multicast() {
         stream: stream.into(),
         address: address.parse().expect("an address"),
         interface: Some([127, 0, 0, 1].into()),
+        rank: 0,
     };
     let rig = Rig::with(|file| {
         file.udp.input.push(row("show", format!("127.0.0.1:{unicast}")));
@@ -644,6 +645,7 @@ async fn mpegts_errors_are_counted_for_each_stream_as_etsi_tr_101_290_has_them()
         stream: stream.into(),
         address: ([127, 0, 0, 1], port).into(),
         interface: None,
+        rank: 0,
     };
     let rig = Rig::with(|file| file.udp.input.extend([row("good", good), row("bad", bad)])).await;
     let line = Line { loss_per_mille: 50, ..Line::default() };

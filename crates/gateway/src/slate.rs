@@ -1,0 +1,321 @@
+//! What viewers see while nobody publishes: a card or a clip in the stream's own format, as one more leg.
+//!
+//! It is made by FFmpeg as soon as a stream is live, so that it is there when it is needed, and kept: streams of one format
+//! share it. It never ends the life of a stream: a source that is there takes over at once.
+
+mod make;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use codec::VideoStream;
+use hub::{Announcement, EventKind, Leg, Publisher, SLATE_RANK, Stream, StreamState, Tracks};
+use media::{AudioConfig, FrameRate, StreamName, TrackKind, VideoConfig};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::{Gateway, arrival};
+use make::{Card, Format};
+
+/// Slates that are made at once.
+const MAKERS: usize = 1;
+/// Slates that are kept in memory.
+const KEPT_MAX: usize = 64;
+/// A source must feed the stream for so long before its slate is put away.
+const SETTLE: Duration = Duration::from_millis(500);
+/// Sound of a stream that never had any.
+const USUAL_RATE: u32 = 48_000;
+
+/// Slates: for all streams, and for some.
+#[derive(Clone, Debug)]
+pub struct SlateSettings {
+    /// The program that makes them.
+    pub ffmpeg: PathBuf,
+    /// Where they are kept over restarts.
+    pub folder: PathBuf,
+    /// A picture or clip in place of the built-in card.
+    pub file: Option<PathBuf>,
+    /// Likewise, by stream.
+    pub files: HashMap<StreamName, PathBuf>,
+    /// Streams without one: loss is a gap.
+    pub without: Vec<StreamName>,
+    /// Streams that are there from the server's start.
+    pub always_on: Vec<AlwaysOn>,
+}
+
+/// A stream that is live whether somebody publishes or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AlwaysOn {
+    /// Its name.
+    pub stream: StreamName,
+    /// Pixels of its slate.
+    pub width: u32,
+    /// Pixels of its slate.
+    pub height: u32,
+    /// Pictures a second of its slate.
+    pub frame_rate: FrameRate,
+}
+
+/// A slate that was made.
+#[derive(Debug)]
+struct Slate {
+    config: VideoConfig,
+    frame_rate: FrameRate,
+    /// One closed GOP or several: whether a decoder can start there, and the unit as a transport stream carries it.
+    units: Vec<bytes::Bytes>,
+}
+
+/// Makes and keeps slates.
+#[derive(Debug)]
+struct Shelf {
+    settings: SlateSettings,
+    makers: Semaphore,
+    kept: Mutex<HashMap<Card, Arc<Slate>>>,
+    /// By stream: the slate that was made while its source was there, and for which tracks.
+    ready: Mutex<HashMap<StreamName, Ready>>,
+}
+
+/// A slate and the tracks that it fits.
+type Ready = (Arc<Tracks>, Arc<Slate>);
+
+impl Shelf {
+    fn card(&self, stream: &StreamName, format: Format) -> Card {
+        let file = self.settings.files.get(stream).or(self.settings.file.as_ref());
+        // A card of ours has the stream's title; a file looks the same for all.
+        let title = file.is_none().then(|| stream.to_string());
+        Card { format, file: file.cloned(), title }
+    }
+
+    async fn slate(&self, card: Card) -> Result<Arc<Slate>, String> {
+        let known = || self.kept.lock().get(&card).cloned();
+        if let Some(slate) = known() {
+            return Ok(slate);
+        }
+        let _turn = self.makers.acquire().await.map_err(|error| error.to_string())?;
+        if let Some(slate) = known() {
+            return Ok(slate);
+        }
+        let slate = Arc::new(make::make(&self.settings.ffmpeg, &self.settings.folder, &card).await?);
+        let mut kept = self.kept.lock();
+        if kept.len() >= KEPT_MAX {
+            kept.clear(); // what is in use stays with its users, and the rest is on disk
+        }
+        kept.insert(card, Arc::clone(&slate));
+        Ok(slate)
+    }
+}
+
+impl Gateway {
+    /// Shows slates for streams that lose their sources, and runs those that are always on; until shutdown.
+    pub fn run_slates(&self, settings: SlateSettings) {
+        let gateway = self.clone();
+        let shelf = Shelf { settings, makers: Semaphore::new(MAKERS), kept: Mutex::default(), ready: Mutex::default() };
+        self.tracker.spawn(async move {
+            let shutdown = gateway.shutdown.clone();
+            tokio::select! {
+                () = gateway.watch_streams(Arc::new(shelf)) => {}
+                () = shutdown.cancelled() => {}
+            }
+        });
+    }
+
+    async fn watch_streams(&self, shelf: Arc<Shelf>) {
+        let events = Arc::clone(self.hub.events());
+        let mut changed = events.watch();
+        let mut next = *changed.borrow();
+        let mut tasks = JoinSet::new();
+        for stream in &shelf.settings.always_on {
+            let format = Format::usual(stream.width, stream.height, stream.frame_rate);
+            match self.hub.declare(&stream.stream) {
+                Ok(declared) => {
+                    tasks.spawn(self.clone().show(Arc::clone(&shelf), declared, Some(format)));
+                }
+                Err(error) => warn!(stream = %stream.stream, %error, "cannot be always on"),
+            }
+        }
+        loop {
+            changed.borrow_and_update();
+            let news = events.since(next, 100);
+            next = news.last().map_or(next, |event| event.number + 1);
+            for event in &news {
+                if event.kind == EventKind::Ended {
+                    shelf.ready.lock().remove(&event.stream);
+                }
+                if shelf.settings.without.contains(&event.stream) {
+                    continue;
+                }
+                let Some(stream) = self.hub.stream(&event.stream) else { continue };
+                match event.kind {
+                    EventKind::Live if stream.has_source(Instant::now()) => {
+                        tasks.spawn(prepare(Arc::clone(&shelf), stream));
+                    }
+                    EventKind::Lost => {
+                        tasks.spawn(self.clone().show(Arc::clone(&shelf), stream, None));
+                    }
+                    _ => {}
+                }
+            }
+            while tasks.try_join_next().is_some() {}
+            if news.is_empty() && changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Shows the slate until a source feeds the stream, or it has ended.
+    async fn show(self, shelf: Arc<Shelf>, stream: Arc<Stream>, usual: Option<Format>) {
+        let (tracks, rate) = stream.format();
+        let Some(format) = Format::of(&tracks, rate).or(usual) else {
+            warn!(stream = %stream.name(), "no slate is made for its codec: viewers see a gap");
+            return;
+        };
+        let ready =
+            shelf.ready.lock().get(stream.name()).filter(|(of, _)| **of == *tracks).map(|(_, slate)| Arc::clone(slate));
+        let made = match ready {
+            Some(slate) => Ok(slate),
+            None => shelf.slate(shelf.card(stream.name(), format)).await,
+        };
+        let slate = match made {
+            Ok(slate) => slate,
+            Err(error) => {
+                warn!(stream = %stream.name(), error, "there is no slate: viewers see a gap");
+                return;
+            }
+        };
+        if stream.state() == StreamState::Ended || stream.has_source(Instant::now()) {
+            return;
+        }
+        let publisher = Publisher {
+            protocol: "slate",
+            key_id: "slate".into(),
+            encoder: Some("Throughline".into()),
+            rank: SLATE_RANK,
+            ..Publisher::default()
+        };
+        let Ok(leg) = self.hub.publish(arrival(), stream.name(), publisher) else { return };
+        if !Arc::ptr_eq(leg.stream(), &stream) {
+            return; // it ended just now, and another one would begin with a slate
+        }
+        info!(stream = %stream.name(), "the slate is shown");
+        Showing::new(leg, slate, &tracks).run(&stream).await;
+    }
+}
+
+/// Makes the slate of a stream before it is needed.
+async fn prepare(shelf: Arc<Shelf>, stream: Arc<Stream>) {
+    // The frame rate is known by then, and the stream has begun.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (tracks, rate) = stream.format();
+    let Some(format) = Format::of(&tracks, rate) else { return };
+    match shelf.slate(shelf.card(stream.name(), format)).await {
+        Ok(slate) => drop(shelf.ready.lock().insert(stream.name().clone(), (tracks, slate))),
+        Err(error) => warn!(stream = %stream.name(), error, "no slate can be made: loss of the source will be a gap"),
+    }
+}
+
+/// A slate that is shown.
+struct Showing {
+    leg: Leg,
+    slate: Arc<Slate>,
+    audio: AudioConfig,
+    silence: Option<bytes::Bytes>,
+    began: Instant,
+    pictures: i64,
+    sounds: i64,
+}
+
+impl Showing {
+    fn new(leg: Leg, slate: Arc<Slate>, tracks: &Tracks) -> Self {
+        let usual = || codec::aac::lc_config(USUAL_RATE, 2).expect("a rate and a layout of the tables");
+        let audio = tracks.audio.clone().unwrap_or_else(usual);
+        let silence = match audio.codec {
+            media::AudioCodec::Aac => codec::aac::silent_frame(&audio),
+            media::AudioCodec::Opus => Some(codec::opus::silent_packet()),
+        };
+        Self { leg, slate, audio, silence, began: Instant::now(), pictures: 0, sounds: 0 }
+    }
+
+    /// Until a source feeds the stream.
+    async fn run(mut self, stream: &Stream) {
+        let at = arrival();
+        let frame_rate = Some(self.slate.frame_rate);
+        self.leg.announce(at.now, Announcement { video: true, audio: true, frame_rate, ..Announcement::default() });
+        self.leg.video_in_band(self.slate.config.codec);
+        self.leg.audio_known(at, self.audio.clone());
+        let mut kicked = self.leg.kicked();
+        let mut source_since: Option<Instant> = None;
+        loop {
+            self.bring();
+            let due = self.began + nanos(self.picture_nanos(self.pictures));
+            tokio::select! {
+                () = tokio::time::sleep_until(due.into()) => {}
+                _ = kicked.wait_for(Option::is_some) => break,
+            }
+            let now = Instant::now();
+            source_since = if stream.has_source(now) { source_since.or(Some(now)) } else { None };
+            if source_since.is_some_and(|since| now.saturating_duration_since(since) >= SETTLE) {
+                break;
+            }
+        }
+        self.leg.close(arrival());
+    }
+
+    /// When a picture is due. Counted from the beginning, so that nothing accumulates.
+    fn picture_nanos(&self, number: i64) -> i64 {
+        let rate = self.slate.frame_rate;
+        let nanos = i128::from(number) * 1_000_000_000 * i128::from(rate.denominator()) / i128::from(rate.numerator());
+        i64::try_from(nanos).unwrap_or(i64::MAX)
+    }
+
+    /// The next picture, and the sound up to it.
+    fn bring(&mut self) {
+        let at = arrival();
+        let time = self.picture_nanos(self.pictures);
+        let count = self.slate.units.len().max(1);
+        let index = usize::try_from(self.pictures).unwrap_or(0) % count;
+        if let Some(unit) = self.slate.units.get(index) {
+            self.leg.video_unit(at, time, 0, false, unit);
+        }
+        self.pictures += 1;
+        let Some(silence) = &self.silence else { return };
+        let length = i64::from(self.audio.samples_per_unit);
+        loop {
+            let sound = self.audio.timescale.nanos(self.sounds * length);
+            if sound > time {
+                return;
+            }
+            self.leg.audio_unit(at, self.audio.codec, sound, silence.clone());
+            self.sounds += 1;
+        }
+    }
+}
+
+fn nanos(nanos: i64) -> Duration {
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
+}
+
+impl Slate {
+    /// From a byte stream with access unit delimiters.
+    fn read(stream: &[u8], card: &Card) -> Result<Self, String> {
+        let codec = card.format.codec;
+        let units = codec::annexb::file_units(stream, codec);
+        let mut video = VideoStream::in_band(codec);
+        for unit in &units {
+            video.unit(unit, false).map_err(|error| format!("what FFmpeg made cannot be read: {error}"))?;
+        }
+        let config = video.config().cloned().ok_or("what FFmpeg made has no parameter sets")?;
+        Ok(Self { config, frame_rate: card.format.frame_rate, units })
+    }
+}
+
+/// The video of a program.
+fn video(tracks: &Tracks) -> Option<VideoConfig> {
+    match tracks.config(TrackKind::Video)? {
+        media::CodecConfig::Video(video) => Some(video),
+        media::CodecConfig::Audio(_) => None,
+    }
+}

@@ -1,0 +1,211 @@
+//! Legs that carry the same encode: how they are recognised, and what is kept to make one sequence of several copies.
+//!
+//! A unit is known by a hash of its coded picture, or of its sound. Two legs are copies of one encode after a run of units
+//! with equal hashes at one offset in time; units that repeat (silence, a still picture) teach nothing. From then on a
+//! unit is a duplicate only if its place in time *and* its hash agree.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hasher as _};
+use std::time::Instant;
+
+use media::{AccessUnit, TrackKind, VideoCodec};
+
+use crate::program::Arrival;
+use crate::ring::Tracks;
+
+/// Pictures in a row that must agree before two legs are called copies.
+const VIDEO_RUN: u32 = 8;
+/// Frames of sound in a row that must agree where there is no picture.
+const AUDIO_ONLY_RUN: u32 = 32;
+/// Frames of sound in a row that must agree where the picture already does.
+const AUDIO_RUN: u32 = 8;
+/// Pictures after which sound that taught nothing (silence) is taken to lie where the picture says.
+const VIDEO_RUN_WITHOUT_SOUND: u32 = 90;
+/// Seconds of units that are remembered: the largest skew at which copies are recognised.
+const SPAN_SECONDS: i64 = 8;
+/// Most units that are remembered of a track, whatever their stamps.
+const PRINTS_MAX: usize = 4000;
+
+/// Where a track stands in arrays.
+pub(crate) fn place(track: TrackKind) -> usize {
+    usize::from(track == TrackKind::Audio)
+}
+
+/// What a unit is known by, whatever container brought it.
+pub(crate) fn hash(unit: &AccessUnit, video: VideoCodec) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match unit.track {
+        TrackKind::Video => codec::picture_data(video, &unit.payload).for_each(|slice| hasher.write(slice)),
+        TrackKind::Audio => unit.payload.slices().for_each(|slice| hasher.write(slice)),
+    }
+    hasher.finish()
+}
+
+/// What is remembered of a unit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Print {
+    pub(crate) dts: i64,
+    pub(crate) hash: u64,
+    pub(crate) came: Instant,
+    pub(crate) is_stand_in: bool,
+}
+
+/// The last units of a track, in order of time.
+#[derive(Debug, Default)]
+pub(crate) struct Prints(VecDeque<Print>);
+
+impl Prints {
+    /// `hz` is the scale of the stamps.
+    pub(crate) fn push(&mut self, print: Print, hz: u32) {
+        if self.0.back().is_some_and(|last| last.dts >= print.dts) {
+            return; // the timeline lets nothing go backwards; what would is not remembered
+        }
+        self.0.push_back(print);
+        let span = SPAN_SECONDS * i64::from(hz);
+        while self.0.len() > PRINTS_MAX
+            || self.0.front().is_some_and(|first| print.dts.saturating_sub(first.dts) > span)
+        {
+            self.0.pop_front();
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// The one unit with this hash; none where several have it.
+    pub(crate) fn unique(&self, hash: u64) -> Option<&Print> {
+        let mut found = self.0.iter().filter(|print| print.hash == hash);
+        found.next().filter(|_| found.next().is_none())
+    }
+
+    /// The unit at this time, give or take; the nearest.
+    pub(crate) fn near(&self, dts: i64, tolerance: i64) -> Option<&Print> {
+        let recent = self.0.iter().rev().take_while(|print| print.dts >= dts.saturating_sub(tolerance));
+        recent.filter(|print| print.dts <= dts.saturating_add(tolerance)).min_by_key(|print| print.dts.abs_diff(dts))
+    }
+}
+
+/// Offsets that agree, one after the other.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Run {
+    offset: i64,
+    count: u32,
+}
+
+impl Run {
+    pub(crate) fn restart(&mut self) {
+        self.count = 0;
+    }
+
+    /// Takes the next one; how many agree by now.
+    pub(crate) fn observe(&mut self, offset: i64, tolerance: i64) -> u32 {
+        let agrees = self.count > 0 && offset.abs_diff(self.offset) <= tolerance.unsigned_abs();
+        self.count = if agrees { self.count.saturating_add(1) } else { 1 };
+        self.offset = offset;
+        self.count
+    }
+}
+
+/// What is added to a leg's stamps to make program time, for each track on its own scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shifts {
+    pub(crate) video: i64,
+    /// Not known where the sound taught nothing.
+    pub(crate) audio: Option<i64>,
+}
+
+/// Looks whether a leg carries what the program carries.
+#[derive(Debug, Default)]
+pub(crate) struct Learner {
+    own: [Prints; 2],
+    runs: [Run; 2],
+}
+
+impl Learner {
+    /// A unit of the leg in leg time; what it is a copy of may have been emitted already.
+    pub(crate) fn on_own(&mut self, track: TrackKind, print: Print, emitted: &Prints, hz: u32, tolerance: i64) {
+        let (Some(own), Some(run)) = (self.own.get_mut(place(track)), self.runs.get_mut(place(track))) else { return };
+        own.push(print, hz);
+        if let (Some(_), Some(twin)) = (own.unique(print.hash), emitted.unique(print.hash)) {
+            run.observe(twin.dts - print.dts, tolerance);
+        }
+    }
+
+    /// A unit was emitted; its copy may have come over the leg before.
+    pub(crate) fn on_emitted(&mut self, track: TrackKind, print: &Print, emitted: &Prints, tolerance: i64) {
+        let (Some(own), Some(run)) = (self.own.get(place(track)), self.runs.get_mut(place(track))) else { return };
+        if let (Some(twin), Some(_)) = (own.unique(print.hash), emitted.unique(print.hash)) {
+            run.observe(print.dts - twin.dts, tolerance);
+        }
+    }
+
+    /// Forgets what it learned: the leg's stamps jumped.
+    pub(crate) fn restart(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Where the leg lies, once it is sure.
+    pub(crate) fn shifts(&self, tracks: &Tracks) -> Option<Shifts> {
+        let [video, audio] = self.runs;
+        if tracks.video.is_none() {
+            return (audio.count >= AUDIO_ONLY_RUN).then_some(Shifts { video: 0, audio: Some(audio.offset) });
+        }
+        let knows_sound = audio.count >= AUDIO_RUN;
+        let enough = if tracks.audio.is_none() || knows_sound { VIDEO_RUN } else { VIDEO_RUN_WITHOUT_SOUND };
+        let audio = knows_sound.then_some(audio.offset);
+        (video.count >= enough).then_some(Shifts { video: video.offset, audio })
+    }
+}
+
+/// A unit in program time that waits for what may still come before it.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) at: Arrival,
+    pub(crate) leg: u64,
+    pub(crate) unit: AccessUnit,
+    pub(crate) hash: Option<u64>,
+    pub(crate) is_stand_in: bool,
+    /// The configuration that begins with it.
+    pub(crate) changed: Option<Tracks>,
+    pub(crate) deadline: Instant,
+}
+
+/// What became of copies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyStats {
+    /// Units that another leg had brought already.
+    pub duplicates: u64,
+    /// Units whose place in time was taken by something else.
+    pub conflicts: u64,
+    /// Units that came when the program was past them.
+    pub late: u64,
+    /// Holes of one leg that another one filled.
+    pub repaired: u64,
+    /// Holes that nobody filled.
+    pub unrepaired: u64,
+}
+
+/// The units of all copies on their way to one sequence.
+#[derive(Debug, Default)]
+pub(crate) struct Copies {
+    pub(crate) emitted: [Prints; 2],
+    pub(crate) held: [BTreeMap<i64, Held>; 2],
+    pub(crate) stats: CopyStats,
+}
+
+impl Copies {
+    pub(crate) fn is_idle(&self) -> bool {
+        self.held.iter().all(BTreeMap::is_empty)
+    }
+
+    pub(crate) fn prints(&mut self, track: TrackKind) -> &mut Prints {
+        let [video, audio] = &mut self.emitted;
+        if track == TrackKind::Video { video } else { audio }
+    }
+
+    pub(crate) fn held(&mut self, track: TrackKind) -> &mut BTreeMap<i64, Held> {
+        let [video, audio] = &mut self.held;
+        if track == TrackKind::Video { video } else { audio }
+    }
+}

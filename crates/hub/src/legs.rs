@@ -1,0 +1,190 @@
+//! The legs of a stream, as the stream sees them.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::observe::{Advice, Observed};
+use crate::program::{CopyFigures, Program};
+use crate::report::{Link, Marker, Publisher, SLATE_RANK, Transport};
+use crate::standby::Standby;
+use crate::timeline::Repairs;
+
+/// How a leg does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LegState {
+    /// It is connected and has brought nothing yet.
+    Waiting,
+    /// It delivers.
+    Healthy,
+    /// It is connected and silent, or its peer has closed.
+    Suspect,
+    /// An operator has taken it out.
+    Disabled,
+}
+
+impl LegState {
+    /// The word for it in the API and in events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Healthy => "healthy",
+            Self::Suspect => "suspect",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+/// What a leg does for the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LegRole {
+    /// It feeds the program, and leads where several do.
+    Feeding,
+    /// It feeds the program as a copy of the leg that leads.
+    Copy,
+    /// It stands by.
+    Standby,
+}
+
+impl LegRole {
+    /// The word for it in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Feeding => "feeding",
+            Self::Copy => "copy",
+            Self::Standby => "standby",
+        }
+    }
+}
+
+/// A leg as the API shows it.
+#[derive(Clone, Debug)]
+pub struct LegStatus {
+    /// Its number within the stream; never used again.
+    pub id: u64,
+    /// Who sends it.
+    pub publisher: Publisher,
+    /// How it does.
+    pub state: LegState,
+    /// What it does.
+    pub role: LegRole,
+    /// Since it connected.
+    pub connected_for: Duration,
+    /// Since the last media, where there was any.
+    pub silent_for: Option<Duration>,
+    /// What it really sends.
+    pub observed: Observed,
+    /// Repairs of its timeline.
+    pub repairs: Repairs,
+    /// What the network did, where the protocol tells.
+    pub transport: Option<Transport>,
+    /// How it compares to the other copies, where there are any.
+    pub copy: Option<CopyFigures>,
+}
+
+#[derive(Debug)]
+pub(crate) struct LegRecord {
+    pub(crate) id: u64,
+    pub(crate) publisher: Publisher,
+    pub(crate) last_media: Option<Instant>,
+    /// The peer has closed its side, and what it sent before is still being taken in.
+    pub(crate) has_hung_up: bool,
+    pub(crate) is_disabled: bool,
+    pub(crate) began: Instant,
+    /// Since when it has delivered without a break.
+    pub(crate) healthy_since: Option<Instant>,
+    /// As it was told last.
+    pub(crate) state: LegState,
+    pub(crate) standby: Standby,
+    pub(crate) observed: Observed,
+    pub(crate) repairs: Repairs,
+    pub(crate) transport: Option<Transport>,
+    pub(crate) links: Vec<Link>,
+    pub(crate) markers: VecDeque<Marker>,
+    pub(crate) ts_errors: Vec<(&'static str, u64)>,
+    pub(crate) problems: Vec<Advice>,
+    /// Ends the session, with a reason.
+    pub(crate) kick: watch::Sender<Option<String>>,
+}
+
+impl LegRecord {
+    pub(crate) fn new(id: u64, publisher: Publisher, now: Instant, kick: watch::Sender<Option<String>>) -> Self {
+        Self {
+            id,
+            publisher,
+            last_media: None,
+            has_hung_up: false,
+            is_disabled: false,
+            began: now,
+            healthy_since: None,
+            state: LegState::Waiting,
+            standby: Standby::new(now),
+            observed: Observed::default(),
+            repairs: Repairs::default(),
+            transport: None,
+            links: Vec::new(),
+            markers: VecDeque::new(),
+            ts_errors: Vec::new(),
+            problems: Vec::new(),
+            kick,
+        }
+    }
+
+    /// It has delivered media that reaches until then.
+    pub(crate) fn on_media(&mut self, now: Instant, until: Instant) {
+        self.last_media = Some(until);
+        self.healthy_since.get_or_insert(now);
+    }
+
+    /// How long nothing has come; since it connected, where nothing ever came.
+    pub(crate) fn silence(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last_media.unwrap_or(self.began))
+    }
+
+    /// How it does, where silence of `suspect_after` is suspect.
+    pub(crate) fn health(&self, now: Instant, suspect_after: Duration) -> LegState {
+        if self.is_disabled {
+            LegState::Disabled
+        } else if self.last_media.is_none() {
+            LegState::Waiting
+        } else if self.has_hung_up || self.silence(now) >= suspect_after {
+            LegState::Suspect
+        } else {
+            LegState::Healthy
+        }
+    }
+
+    /// It is no source but what is shown without one.
+    pub(crate) fn is_slate(&self) -> bool {
+        self.publisher.rank == SLATE_RANK
+    }
+
+    /// `rtmp from 192.0.2.1:5000`.
+    pub(crate) fn describe(&self) -> String {
+        if self.is_slate() {
+            return format!("leg {} (slate)", self.id);
+        }
+        format!("leg {} ({} from {})", self.id, self.publisher.protocol, self.publisher.peer)
+    }
+
+    pub(crate) fn status(&self, now: Instant, program: &Program) -> LegStatus {
+        let role = match program.leader() {
+            Some(leader) if leader == self.id => LegRole::Feeding,
+            _ if program.is_fed_by(self.id) => LegRole::Copy,
+            _ => LegRole::Standby,
+        };
+        LegStatus {
+            id: self.id,
+            publisher: self.publisher.clone(),
+            state: self.state,
+            role,
+            connected_for: now.saturating_duration_since(self.began),
+            silent_for: self.last_media.map(|last| now.saturating_duration_since(last)),
+            observed: self.observed.clone(),
+            repairs: self.repairs,
+            transport: self.transport,
+            copy: program.copy_figures(self.id),
+        }
+    }
+}

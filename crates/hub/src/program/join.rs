@@ -1,0 +1,308 @@
+//! How a leg joins the program: where its time lies, and what of its newest GOPs is used.
+
+use std::time::{Duration, Instant};
+
+use media::{AccessUnit, Timescale, TrackKind};
+
+use super::{Arrival, FILL_MS_MAX, Feed, PROGRAM_START, Program};
+use crate::copies::{Held, Shifts};
+use crate::ring::Tracks;
+use crate::standby::{Incoming, Standby};
+use crate::timeline::silent_unit;
+
+/// Frames that must be caught up are emitted this far apart: a millisecond.
+const STEP_MIN: i64 = 360;
+/// A random access point this little behind the head joins at the head: it is jitter.
+const JITTER: i64 = 36_000;
+
+/// What a switch was to the program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Joined {
+    /// Program time without a picture; none where there was no picture before.
+    pub(crate) gap: Option<Duration>,
+    /// The gap in usual intervals.
+    pub(crate) lost: u64,
+    /// Frames older than the head that were squeezed into the gap.
+    pub(crate) squeezed: u64,
+    /// It carried on as a copy.
+    pub(crate) is_copy: bool,
+}
+
+/// From leg time to program time for pictures: a shift, and before `until` all of it squeezed.
+#[derive(Clone, Copy, Debug)]
+struct Squeeze {
+    shift: i64,
+    /// PTS, shifted, of the random access point, and where it comes to lie.
+    from: i64,
+    to: i64,
+    /// From here on (shifted) nothing is squeezed.
+    until: i64,
+    /// Usual distance of frames.
+    frame: i64,
+}
+
+impl Squeeze {
+    fn place(&self, time: i64) -> i64 {
+        let shifted = time + self.shift;
+        if shifted >= self.until {
+            return shifted;
+        }
+        self.to + ((shifted - self.from) * STEP_MIN).div_euclid(self.frame)
+    }
+
+    fn moves(&self, time: i64) -> bool {
+        time + self.shift < self.until
+    }
+}
+
+impl Program {
+    /// The leg feeds the program from here on, in place of those that did. Nothing changes, and there is no answer, where
+    /// it has no random access point that could be used yet.
+    pub(crate) fn join(
+        &mut self,
+        at: Arrival,
+        leg: u64,
+        standby: &mut Standby,
+        likeness: Option<Shifts>,
+    ) -> Option<Joined> {
+        if let Some(shifts) = likeness {
+            return Some(self.carry_on(at, leg, standby, shifts));
+        }
+        if !standby.is_complete(at.now) {
+            return None;
+        }
+        let waited = standby.has_waited(at.now);
+        let has_picture = |(_, incoming): &(Arrival, Incoming)| incoming.unit.track == TrackKind::Video;
+        let has_video = standby.tracks.video.is_some() && (!waited || standby.units.iter().any(has_picture));
+        let anchor_track = if has_video { TrackKind::Video } else { TrackKind::Audio };
+        let (index, squeeze) = self.anchor(standby, anchor_track)?;
+        self.release_now(at);
+        let mut tracks = standby.tracks.clone();
+        let own = Tracks { video: tracks.video.clone(), audio: None };
+        if !has_video {
+            tracks.video = None; // announced, and not a single picture: it joins when it comes
+        }
+        // A track that the program has stays, whether this leg brings it or not: sound as silence, pictures as a gap.
+        let is_silent = tracks.audio.is_none();
+        tracks.video = tracks.video.or_else(|| self.tracks.video.clone());
+        tracks.audio = tracks.audio.or_else(|| self.tracks.audio.clone());
+        let known = Tracks { video: own.video.or_else(|| tracks.video.clone()), audio: tracks.audio.clone() };
+        let anchor = standby.units.get(index).map(|(_, incoming)| incoming.unit.pts.0)?;
+        let scale = tracks.config(anchor_track).map_or(Timescale::VIDEO, |config| config.timescale());
+        let anchor_pts = scale.rescale(anchor, Timescale::VIDEO);
+        let before = self.video.filter(|_| self.tracks.video.is_some() && has_video).map(|(_, pts)| pts);
+        let interval = self.interval(TrackKind::Video);
+        let audio_shift = self.join_audio(&tracks, standby, at, anchor_pts, squeeze.shift);
+        if let Some(audio) = &tracks.audio {
+            // No sound from before the first picture, whenever it comes.
+            let floor = Timescale::VIDEO.rescale(anchor_pts, audio.timescale) + audio_shift;
+            self.audio_head.get_or_insert(floor);
+        }
+        self.set_tracks(tracks);
+        self.stats.joins += 1;
+        self.start_feed(at, leg, (squeeze.shift, audio_shift), known, is_silent);
+        if let Some(feed) = self.feeds.first_mut().filter(|_| anchor_track == TrackKind::Video) {
+            feed.anchor = anchor_pts;
+        }
+        let squeezed = self.replay(leg, standby, index, squeeze, audio_shift);
+        let gap = before.map(|before| (squeeze.place(anchor_pts) - before - interval).max(0));
+        let lost =
+            gap.filter(|_| interval > 0).map_or(0, |gap| u64::try_from((gap + interval / 2) / interval).unwrap_or(0));
+        let gap = gap.map(|gap| Duration::from_nanos(u64::try_from(Timescale::VIDEO.nanos(gap)).unwrap_or(0)));
+        Some(Joined { gap, lost, squeezed, is_copy: false })
+    }
+
+    fn start_feed(
+        &mut self,
+        at: Arrival,
+        leg: u64,
+        (video_shift, audio_shift): (i64, i64),
+        known: Tracks,
+        is_silent: bool,
+    ) {
+        self.feeds = vec![Feed {
+            leg,
+            video_shift,
+            audio_shift,
+            anchor: i64::MIN,
+            known,
+            is_silent,
+            reached: [i64::MIN; 2],
+            is_copy: false,
+            conflicts: 0,
+            drift: [crate::copies::Run::default(); 2],
+            last: at.now,
+            figures: super::CopyFigures::default(),
+        }];
+        self.candidates.retain(|candidate| candidate.leg != leg);
+    }
+
+    /// Nothing that is held waits any longer: another leg goes on from here.
+    fn release_now(&mut self, at: Arrival) {
+        self.feeds.clear();
+        self.release_all(at);
+    }
+
+    /// A leg that carries what the program carries: what it has of what is missing, and on.
+    fn carry_on(&mut self, at: Arrival, leg: u64, standby: &mut Standby, shifts: Shifts) -> Joined {
+        let head = self.video.map(|(dts, _)| dts);
+        self.add_copy(at, leg, standby, shifts);
+        self.feeds.retain(|feed| feed.leg == leg);
+        self.stats.joins += 1;
+        self.release_all(at);
+        let gap = Some(Duration::ZERO).filter(|_| head.is_some());
+        Joined { gap, lost: 0, squeezed: 0, is_copy: true }
+    }
+
+    /// A leg that carries what the program carries feeds it too, from what it has kept.
+    pub(crate) fn add_copy(&mut self, at: Arrival, leg: u64, standby: &mut Standby, shifts: Shifts) {
+        let (others, known) = (std::mem::take(&mut self.feeds), standby.tracks.clone());
+        let audio_shift = shifts.audio.unwrap_or_else(|| self.snapped(standby, shifts.video));
+        self.start_feed(at, leg, (shifts.video, audio_shift), known, false);
+        if let Some(feed) = self.feeds.first_mut() {
+            feed.is_copy = true;
+        }
+        let feed = std::mem::replace(&mut self.feeds, others);
+        self.feeds.extend(feed);
+        for (came, incoming) in std::mem::take(&mut standby.units) {
+            self.unit(came, leg, incoming);
+        }
+        standby.clear();
+    }
+
+    /// The shift of sound that taught nothing: the picture's, on the program's grid.
+    fn snapped(&self, standby: &Standby, video_shift: i64) -> i64 {
+        let Some(audio) = &self.tracks.audio else { return 0 };
+        let exact = Timescale::VIDEO.rescale(video_shift, audio.timescale);
+        let sound =
+            standby.units.iter().map(|(_, incoming)| &incoming.unit).find(|unit| unit.track == TrackKind::Audio);
+        let (Some(head), Some(unit)) = (self.audio_head, sound) else { return exact };
+        let length = i64::from(audio.samples_per_unit);
+        let frames = (unit.dts.0 + exact - head + length / 2).div_euclid(length);
+        head + frames * length - unit.dts.0
+    }
+
+    /// Which random access point of a leg the program goes on with, and where it lies.
+    fn anchor(&self, standby: &Standby, track: TrackKind) -> Option<(usize, Squeeze)> {
+        let scale = standby.tracks.config(track).map_or(Timescale::VIDEO, |config| config.timescale());
+        let pts = |unit: &AccessUnit| scale.rescale(unit.pts.0, Timescale::VIDEO);
+        let is_anchor = |unit: &AccessUnit| unit.track == track && unit.is_random_access;
+        let anchors = || standby.units.iter().enumerate().filter(|(_, (_, incoming))| is_anchor(&incoming.unit));
+        let plain = |shift| Squeeze { shift, from: i64::MIN, to: 0, until: i64::MIN, frame: 1 };
+        // Where the leg lies by what came of it with the least delay: a burst is not played from its beginning.
+        let of_track = || standby.units.iter().filter(|(_, incoming)| incoming.unit.track == track);
+        let line =
+            of_track().filter_map(|(came, incoming)| Some(self.expected_at(came.now)? - pts(&incoming.unit))).min();
+        for (index, (_, incoming)) in anchors() {
+            let unit = &incoming.unit;
+            let reorder = if track == TrackKind::Video { unit.pts.0 - unit.dts.0 } else { 0 };
+            let Some((lowest, line)) = self.lowest(reorder).zip(line) else {
+                return Some((index, plain(PROGRAM_START - pts(unit))));
+            };
+            let expected = pts(unit) + line;
+            if expected + JITTER >= lowest {
+                return Some((index, plain(expected.max(lowest) - pts(unit))));
+            }
+        }
+        // All lie before the head: the newest one, with the frames that are too old squeezed into the gap.
+        let (index, (_, first)) = anchors().last().filter(|_| track == TrackKind::Video)?;
+        let frames = || standby.units.iter().skip(index).filter(|(_, incoming)| incoming.unit.track == track);
+        let (_, last) = frames().next_back()?;
+        let reorder = first.unit.pts.0 - first.unit.dts.0;
+        let (lowest, shift) = self.lowest(0).zip(line)?;
+        let steps = || frames().zip(frames().skip(1)).map(|((_, a), (_, b))| b.unit.dts.0 - a.unit.dts.0);
+        let frame = steps().filter(|step| *step > 0).min()?;
+        let from = first.unit.pts.0 + shift;
+        let to = lowest + reorder * STEP_MIN / frame + 1;
+        // Where the squeezed line meets the true one. At 1 ms for each frame a thousand frames a second is all there is.
+        let until =
+            to + (to - from).checked_mul(STEP_MIN)?.checked_div(frame - STEP_MIN).filter(|rest| *rest >= 0)? + 1;
+        (until <= last.unit.pts.0 + shift).then_some((index, Squeeze { shift, from, to, until, frame }))
+    }
+
+    /// The end of the program: of the picture, else of the sound, on the video scale.
+    fn head(&self) -> Option<i64> {
+        let sound = self.audio_head.zip(self.tracks.audio.as_ref());
+        let video = self.video.filter(|_| self.tracks.video.is_some()).map(|(_, pts)| pts);
+        video.or_else(|| sound.map(|(head, audio)| audio.timescale.rescale(head, Timescale::VIDEO)))
+    }
+
+    /// The lowest program time at which a picture may follow: its PTS above every one emitted, its DTS above the last,
+    /// whatever the reorder depths.
+    fn lowest(&self, reorder: i64) -> Option<i64> {
+        let head = self.head()?;
+        Some(self.video.map_or(head, |(dts, pts)| (pts + 1).max(dts + 1 + reorder)))
+    }
+
+    /// The program time of what arrives at `now`; none where nothing was emitted yet.
+    fn expected_at(&self, now: Instant) -> Option<i64> {
+        let (head, last) = self.head().zip(self.last_arrival)?;
+        let passed = Timescale::VIDEO.ticks(now.saturating_duration_since(last));
+        let ago = Timescale::VIDEO.ticks(last.saturating_duration_since(now));
+        Some(head + passed - ago)
+    }
+
+    /// The shift of the sound: the picture's, moved by at most half a frame onto the program's grid. Fills the hole
+    /// between the old sound and the new with silence.
+    fn join_audio(&mut self, tracks: &Tracks, standby: &Standby, at: Arrival, anchor: i64, video_shift: i64) -> i64 {
+        let Some(audio) = &tracks.audio else { return 0 };
+        let scale = audio.timescale;
+        let exact = Timescale::VIDEO.rescale(video_shift, scale);
+        let same = self.tracks.audio.as_ref() == Some(audio);
+        let Some(head) = self.audio_head.filter(|_| same) else {
+            self.audio_head = None;
+            return exact;
+        };
+        let length = i64::from(audio.samples_per_unit);
+        let sound =
+            standby.units.iter().map(|(_, incoming)| &incoming.unit).filter(|unit| unit.track == TrackKind::Audio);
+        let first = sound.into_iter().map(|unit| unit.dts.0).find(|dts| *dts + exact > head - length / 2);
+        let first = first.unwrap_or_else(|| Timescale::VIDEO.rescale(anchor, scale));
+        let frames = ((first + exact - head + length / 2).div_euclid(length)).max(0);
+        if frames * length <= FILL_MS_MAX * i64::from(scale.hz()) / 1000 {
+            for frame in 0..frames {
+                if let Some(unit) = silent_unit(audio, head + frame * length) {
+                    self.audio_head = Some(head + (frame + 1) * length);
+                    self.push(at, unit);
+                }
+            }
+        }
+        head + frames * length - first
+    }
+
+    /// Emits what the leg has kept: pictures from the random access point on, sound from where it is missing. Returns how many
+    /// frames were squeezed.
+    fn replay(&mut self, leg: u64, standby: &mut Standby, index: usize, squeeze: Squeeze, audio_shift: i64) -> u64 {
+        let mut squeezed = 0;
+        let is_first = !standby.units.iter().take(index).any(|(_, incoming)| standby.is_anchor(&incoming.unit));
+        let Some((anchor, newest)) = standby.units.get(index).zip(standby.units.back()) else { return 0 };
+        let (anchor, newest) = (anchor.1.unit.pts.0, newest.0);
+        let is_video = standby.tracks.video.is_some();
+        for (number, (came, incoming)) in std::mem::take(&mut standby.units).into_iter().enumerate() {
+            let Incoming { mut unit, hash, is_stand_in } = incoming;
+            let mut at = came;
+            if unit.track == TrackKind::Video {
+                if number < index || unit.pts.0 < anchor {
+                    // Of no use: before the first random access point, or leading pictures of an open GOP.
+                    self.stats.dropped_units += u64::from(number > index || is_first);
+                    continue;
+                }
+                if squeeze.moves(unit.pts.0) {
+                    squeezed += 1;
+                    at = newest; // it is sent on now
+                }
+                (unit.dts.0, unit.pts.0) = (squeeze.place(unit.dts.0), squeeze.place(unit.pts.0));
+            } else {
+                if !is_video && number < index {
+                    continue;
+                }
+                unit.dts = unit.dts + audio_shift;
+                unit.pts = unit.pts + audio_shift;
+            }
+            let deadline = at.now;
+            self.emit(Held { at, leg, unit, hash, is_stand_in, changed: None, deadline });
+        }
+        standby.clear();
+        squeezed
+    }
+}

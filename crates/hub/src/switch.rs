@@ -1,0 +1,278 @@
+//! Which leg feeds the program: decided by what the legs bring, by rank, and by the operator. Every decision has a reason.
+
+use std::cmp::Reverse;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use crate::event::{Draft, EventKind, SwitchReason};
+use crate::legs::{LegRecord, LegState};
+use crate::program::{Arrival, Joined};
+use crate::stream::{Shared, Stream};
+
+/// Returns to a preferred leg within [`FLAP_TIME`]; more wait.
+const RETURNS_MAX: usize = 3;
+const FLAP_TIME: Duration = Duration::from_mins(2);
+
+/// How the last leg that led was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// Nobody led.
+    Nobody,
+    /// It closed; its last media came then.
+    Closed { leg: u64, since: Instant },
+}
+
+/// There is no such leg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the stream has no leg {0}; `throughline status` lists them")]
+pub struct UnknownLeg(pub u64);
+
+impl Stream {
+    /// Changes the leg that leads, if there is a reason and a leg that can.
+    pub(crate) fn consider(&self, shared: &mut Shared, at: Arrival) {
+        shared.forced = shared.forced.filter(|forced| shared.program.leader() != Some(*forced));
+        if let Some((target, reason)) = self.target(shared, at.now) {
+            self.switch(shared, at, target, reason);
+        }
+    }
+
+    fn target(&self, shared: &Shared, now: Instant) -> Option<(u64, SwitchReason)> {
+        let suspect_after = self.suspect_after(shared);
+        let is_healthy = |leg: &LegRecord| leg.health(now, suspect_after) == LegState::Healthy;
+        let leader = shared.program.leader();
+        for wanted in [shared.forced, shared.pinned].into_iter().flatten() {
+            if shared.leg(wanted).is_some_and(is_healthy) {
+                return (leader != Some(wanted)).then_some((wanted, SwitchReason::Operator));
+            }
+        }
+        let leading = leader.and_then(|id| shared.leg(id));
+        let others = || shared.legs.iter().filter(|leg| Some(leg.id) != leader && is_healthy(leg));
+        if !leading.is_some_and(is_healthy) {
+            let best = others().min_by_key(|leg| {
+                let is_alike = shared.program.likeness(leg.id, &leg.standby.tracks).is_some();
+                let is_copy = shared.program.is_fed_by(leg.id);
+                (!is_copy, !is_alike, leg.publisher.rank, Reverse(leg.last_media))
+            })?;
+            let reason = match (leading, shared.cause) {
+                (Some(leg), _) if leg.is_disabled => SwitchReason::Operator,
+                (Some(leg), _) if leg.has_hung_up => SwitchReason::Closed,
+                (Some(_), _) => SwitchReason::Silent,
+                (None, Cause::Closed { .. }) => SwitchReason::Closed,
+                (None, Cause::Nobody) => SwitchReason::Joined,
+            };
+            return Some((best.id, reason));
+        }
+        if leading.is_some_and(LegRecord::is_slate) {
+            let best = others().min_by_key(|leg| (leg.publisher.rank, Reverse(leg.last_media)))?;
+            return Some((best.id, SwitchReason::Recovered));
+        }
+        let rank = leading.map(|leg| leg.publisher.rank)?;
+        let flaps = shared.returns.iter().filter(|then| now.saturating_duration_since(**then) < FLAP_TIME).count();
+        let is_steady = |leg: &&LegRecord| {
+            leg.healthy_since.is_some_and(|since| now.saturating_duration_since(since) >= self.config.hold_down)
+        };
+        let preferred = others().filter(|leg| leg.publisher.rank < rank).filter(is_steady);
+        let best = preferred.min_by_key(|leg| (leg.publisher.rank, leg.id)).filter(|_| flaps < RETURNS_MAX);
+        best.map(|leg| (leg.id, SwitchReason::Preferred))
+    }
+
+    fn switch(&self, shared: &mut Shared, at: Arrival, target: u64, reason: SwitchReason) {
+        let before = shared.program.leader();
+        let since_last = shared.program.last_arrival().map(|last| at.now.saturating_duration_since(last));
+        let joined = if shared.program.is_fed_by(target) {
+            shared.program.lead(target);
+            None
+        } else {
+            let Shared { program, legs, .. } = shared;
+            let Some(leg) = legs.iter_mut().find(|leg| leg.id == target) else { return };
+            let likeness = program.likeness(target, &leg.standby.tracks);
+            let Some(joined) = program.join(at, target, &mut leg.standby, likeness) else { return };
+            Some(joined)
+        };
+        let text = self.describe_switch(shared, at.now, (before, target, reason), joined, since_last);
+        let gap = joined.map_or(Some(Duration::ZERO), |joined| joined.gap);
+        let units_lost = joined.map_or(Some(0), |joined| joined.gap.map(|_| joined.lost));
+        self.tell(
+            at,
+            Draft { reason: Some(reason), gap, units_lost, ..Draft::new(EventKind::Switched, Some(target), text) },
+        );
+        if reason == SwitchReason::Preferred {
+            shared.returns.push_back(at.now);
+            if shared.returns.len() > RETURNS_MAX {
+                shared.returns.pop_front();
+            }
+        }
+        (shared.cause, shared.forced) = (Cause::Nobody, shared.forced.filter(|forced| *forced != target));
+        self.after_change(shared, at, false);
+    }
+
+    /// A switch in words: which leg, why, and what it cost.
+    fn describe_switch(
+        &self,
+        shared: &Shared,
+        now: Instant,
+        (before, target, reason): (Option<u64>, u64, SwitchReason),
+        joined: Option<Joined>,
+        since_last: Option<Duration>,
+    ) -> String {
+        let leg = shared.leg(target).map(LegRecord::describe).unwrap_or_default();
+        let mut text = format!("{leg} feeds the program");
+        let _ = match (reason, before, shared.cause) {
+            (SwitchReason::Silent, Some(id), _) => {
+                let silence = shared.leg(id).map_or(Duration::ZERO, |leg| leg.silence(now)).as_millis();
+                write!(text, ": leg {id} was silent for {silence} ms")
+            }
+            (SwitchReason::Closed, _, Cause::Closed { leg, since }) => {
+                let passed = now.saturating_duration_since(since).as_millis();
+                write!(text, ": leg {leg} closed, {passed} ms after its last media")
+            }
+            (SwitchReason::Closed, Some(id), _) => write!(text, ": the peer of leg {id} closed"),
+            (SwitchReason::Preferred, ..) => {
+                let hold_down = self.config.hold_down.as_secs();
+                write!(text, ": it is preferred and has been healthy for {hold_down} s")
+            }
+            (SwitchReason::Operator, ..) => write!(text, ": an operator said so"),
+            _ => Ok(()),
+        };
+        let squeezed = joined.map_or(0, |joined| joined.squeezed);
+        if joined.is_none_or(|joined| joined.is_copy) {
+            text.push_str("; it carries the same encode, nothing is lost");
+        } else if squeezed > 0 {
+            let _ = write!(text, "; {squeezed} pictures of its GOP were caught up");
+        }
+        if let Some(passed) = since_last {
+            let _ = write!(text, "; {} ms since the last picture arrived", passed.as_millis());
+        }
+        text
+    }
+
+    /// The legs that feed the program may have changed: those that do not are looked at for likeness. Where a leg is gone that
+    /// led and a copy of it goes on, that is told.
+    pub(crate) fn after_change(&self, shared: &mut Shared, at: Arrival, led: bool) {
+        if let (true, Some(next)) = (led, shared.program.leader()) {
+            let leg = shared.leg(next).map(LegRecord::describe).unwrap_or_default();
+            let text = format!("{leg} carries on alone: it carries the same encode, nothing is lost");
+            let (gap, units_lost, reason) = (Some(Duration::ZERO), Some(0), Some(SwitchReason::Closed));
+            self.tell(at, Draft { reason, gap, units_lost, ..Draft::new(EventKind::Switched, Some(next), text) });
+            shared.cause = Cause::Nobody;
+        }
+        let Shared { program, legs, .. } = shared;
+        legs.iter().for_each(|leg| program.add_candidate(leg.id));
+    }
+
+    /// Looks whether a leg that stands by carries what the program carries; then it feeds it too.
+    pub(crate) fn look_for_copies(&self, shared: &mut Shared, at: Arrival, id: u64) {
+        let Shared { program, legs, .. } = shared;
+        let Some(leg) = legs.iter_mut().find(|leg| leg.id == id && !leg.is_disabled) else { return };
+        let Some(shifts) = program.leader().and_then(|_| program.likeness(id, &leg.standby.tracks)) else { return };
+        let lead = program.lead_of(shifts, &leg.standby);
+        if lead > self.config.merge_window {
+            return; // too far ahead: what it has kept is used when it is needed
+        }
+        program.add_copy(at, id, &mut leg.standby, shifts);
+        let text = format!("{} carries the same encode: either may fail without loss", leg.describe());
+        self.tell(at, Draft::new(EventKind::Merged, Some(id), text));
+    }
+
+    /// A leg brings something else than the others that were its copies.
+    pub(crate) fn look_for_strangers(&self, shared: &mut Shared, at: Arrival) {
+        while let Some(id) = shared.program.parted() {
+            self.part(shared, at, id, "other pictures at the same times");
+        }
+    }
+
+    /// The stamps of a leg jumped: where it lies beside the others is not known any more.
+    pub(crate) fn on_jump(&self, shared: &mut Shared, at: Arrival, id: u64) {
+        if !shared.program.is_fed_by(id) {
+            shared.program.unlearn(id);
+        } else if shared.program.feeds().count() > 1 {
+            self.part(shared, at, id, "its timestamps jumped");
+        }
+    }
+
+    fn part(&self, shared: &mut Shared, at: Arrival, id: u64, why: &str) {
+        let led = shared.program.leader() == Some(id);
+        let leg = shared.leg(id).map(LegRecord::describe).unwrap_or_default();
+        self.tell(at, Draft::new(EventKind::Parted, Some(id), format!("{leg} is no copy any more: {why}")));
+        shared.program.forget(at, id);
+        if let Some(leg) = shared.leg_mut(id) {
+            leg.standby.clear();
+        }
+        self.after_change(shared, at, led);
+    }
+
+    /// Tells of legs whose health changed.
+    pub(crate) fn note_health(&self, shared: &mut Shared, at: Arrival) {
+        let suspect_after = self.suspect_after(shared);
+        for leg in &mut shared.legs {
+            let state = leg.health(at.now, suspect_after);
+            if state == LegState::Suspect {
+                leg.healthy_since = None;
+            }
+            if std::mem::replace(&mut leg.state, state) == state {
+                continue;
+            }
+            let evidence = match state {
+                LegState::Suspect if leg.has_hung_up => ": its peer has closed".into(),
+                LegState::Suspect => format!(": nothing for {} ms", leg.silence(at.now).as_millis()),
+                _ => String::new(),
+            };
+            let text = format!("{} is {}{evidence}", leg.describe(), state.as_str());
+            self.tell(at, Draft::new(EventKind::LegState, Some(leg.id), text));
+        }
+    }
+
+    // ---- the operator
+
+    /// Holds the stream on a leg while that is healthy, or lets go of it.
+    ///
+    /// # Errors
+    /// There is no such leg.
+    pub fn pin(&self, at: Arrival, leg: Option<u64>) -> Result<(), UnknownLeg> {
+        let text = leg.map_or("the stream is not held on a leg any more".into(), |leg| format!("held on leg {leg}"));
+        self.operate(at, leg, text, |shared| shared.pinned = leg)
+    }
+
+    /// Wants the stream on a leg, once: at its next random access point.
+    ///
+    /// # Errors
+    /// There is no such leg.
+    pub fn switch_to(&self, at: Arrival, leg: u64) -> Result<(), UnknownLeg> {
+        self.operate(at, Some(leg), format!("leg {leg} is wanted"), |shared| shared.forced = Some(leg))
+    }
+
+    /// Takes a leg out, or lets it take part again.
+    ///
+    /// # Errors
+    /// There is no such leg.
+    pub fn set_disabled(&self, at: Arrival, leg: u64, is_disabled: bool) -> Result<(), UnknownLeg> {
+        let text = format!("leg {leg} is {}", if is_disabled { "taken out" } else { "let in again" });
+        self.operate(at, Some(leg), text, |shared| {
+            if let Some(record) = shared.leg_mut(leg) {
+                record.is_disabled = is_disabled;
+            }
+            if is_disabled && shared.program.feeds().count() > 1 {
+                shared.program.forget(at, leg);
+            }
+        })
+    }
+
+    fn operate(
+        &self,
+        at: Arrival,
+        leg: Option<u64>,
+        text: String,
+        change: impl FnOnce(&mut Shared),
+    ) -> Result<(), UnknownLeg> {
+        let mut shared = self.lock();
+        if let Some(unknown) = leg.filter(|leg| !shared.has_leg(*leg)) {
+            return Err(UnknownLeg(unknown));
+        }
+        self.tell(at, Draft::new(EventKind::Operator, leg, text));
+        change(&mut shared);
+        self.after_change(&mut shared, at, false);
+        self.note_health(&mut shared, at);
+        self.consider(&mut shared, at);
+        Ok(())
+    }
+}

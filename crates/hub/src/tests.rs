@@ -1,0 +1,497 @@
+//! Streams with several legs, at virtual time: copies of one encode, other encodes, and everything that goes wrong with them.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use media::{AudioCodec, TrackKind, VideoCodec};
+
+use crate::{
+    Announcement, Arrival, EventKind, Hub, HubConfig, Item, Leg, LegRole, Publisher, SecondPublisher, StreamState,
+    Subscriber, SwitchReason,
+};
+
+const MILLI: i64 = 1_000_000;
+/// Pictures a second, and of a GOP.
+const RATE: i64 = 30;
+const GOP: i64 = 60;
+const SAMPLES: i64 = 1024;
+const HZ: i64 = 48_000;
+
+/// avcC of 1280x720, High.
+const RECORD: &[u8] = &[
+    1, 0x64, 0, 0x1f, 0xff, 0xe1, 0, 26, 0x67, 0x64, 0x00, 0x1f, 0xac, 0xd9, 0x40, 0x50, 0x05, 0xbb, 0x01, 0x10, 0x00,
+    0x00, 0x03, 0x00, 0x10, 0x00, 0x00, 0x03, 0x03, 0xc0, 0xf1, 0x83, 0x19, 0x60, 1, 0, 6, 0x68, 0xeb, 0xe3, 0xcb,
+    0x22, 0xc0,
+];
+
+/// One unit of an encode: its number tells what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Made {
+    encode: u8,
+    track: u8,
+    number: i64,
+}
+
+impl Made {
+    /// When it is made, in nanoseconds of the encoder.
+    fn nanos(self) -> i64 {
+        if self.track == 0 { self.number * 1_000_000_000 / RATE } else { self.number * SAMPLES * 1_000_000_000 / HZ }
+    }
+
+    fn payload(self) -> Bytes {
+        let number = self.number.to_be_bytes();
+        let body = [&[self.encode, self.track], &number[..]].concat();
+        if self.track == 1 {
+            return body.into();
+        }
+        let kind = if self.number % GOP == 0 { 0x65 } else { 0x41 };
+        [&[0, 0, 0, 12, kind][..], &body, &[0x80]].concat().into()
+    }
+
+    fn read(track: TrackKind, payload: &[u8]) -> Option<Self> {
+        let body = if track == TrackKind::Video { payload.get(5..15)? } else { payload };
+        let number = i64::from_be_bytes(body.get(2..10)?.try_into().ok()?);
+        Some(Self { encode: *body.first()?, track: *body.get(1)?, number })
+    }
+}
+
+/// How a path treats what it carries.
+#[derive(Clone, Copy, Debug)]
+struct Path {
+    encode: u8,
+    /// Added to the encoder's stamps.
+    offset_nanos: i64,
+    rounds_to_millis: bool,
+    delay: Duration,
+}
+
+struct World {
+    hub: Hub,
+    start: Instant,
+    now_nanos: i64,
+    subscriber: Option<Subscriber>,
+    /// What came out, with its decode time in nanoseconds of the program.
+    out: Vec<(Made, i64)>,
+    silence: u64,
+}
+
+fn name() -> media::StreamName {
+    "show".parse().expect("a name")
+}
+
+impl World {
+    fn new(config: HubConfig) -> Self {
+        Self {
+            hub: Hub::new(config),
+            start: Instant::now(),
+            now_nanos: 0,
+            subscriber: None,
+            out: Vec::new(),
+            silence: 0,
+        }
+    }
+
+    fn at(&self) -> Arrival {
+        let passed = Duration::from_nanos(u64::try_from(self.now_nanos).expect("forwards"));
+        Arrival { now: self.start + passed, utc_nanos: 1_700_000_000_000_000_000 + self.now_nanos }
+    }
+
+    fn connect(&mut self, key: &str, rank: u8) -> Leg {
+        let publisher = Publisher { protocol: "rtmp", key_id: key.into(), rank, ..Publisher::default() };
+        let mut leg = self.hub.publish(self.at(), &name(), publisher).expect("let in");
+        leg.announce(self.at().now, Announcement { video: true, audio: true, ..Announcement::default() });
+        leg.video_config(self.at(), VideoCodec::Avc, &Bytes::from_static(RECORD)).expect("valid");
+        leg.audio_config(self.at(), AudioCodec::Aac, &Bytes::from_static(&[0x11, 0x90])).expect("valid");
+        self.subscriber.get_or_insert_with(|| leg.stream().subscribe_from_oldest());
+        leg
+    }
+
+    fn bring(&mut self, leg: &mut Leg, path: &Path, made: Made) {
+        let mut nanos = made.nanos() + path.offset_nanos;
+        if path.rounds_to_millis {
+            nanos = nanos / MILLI * MILLI;
+        }
+        if made.track == 0 {
+            leg.video_unit(self.at(), nanos, 0, made.number % GOP == 0, &made.payload());
+        } else {
+            leg.audio_unit(self.at(), AudioCodec::Aac, nanos, made.payload());
+        }
+        self.drain();
+    }
+
+    fn tick(&mut self) {
+        self.hub.tick(self.at());
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(entry) = self.subscriber.as_mut().and_then(Subscriber::try_next) {
+            if let Item::Unit(unit) = &entry.item {
+                let scale = entry.tracks.config(unit.track).expect("known").timescale();
+                match Made::read(unit.track, &unit.payload.to_bytes()) {
+                    Some(made) => self.out.push((made, scale.nanos(unit.dts.0))),
+                    None => self.silence += 1,
+                }
+            }
+        }
+    }
+
+    fn status(&self) -> crate::StreamStatus {
+        self.hub.stream(&name()).expect("is there").status(self.at().now)
+    }
+
+    fn switches(&self) -> Vec<std::sync::Arc<crate::Event>> {
+        let events = self.hub.events().since(0, 10_000);
+        events.into_iter().filter(|event| event.kind == EventKind::Switched).collect()
+    }
+
+    /// What must hold whatever happened.
+    fn check(&self) {
+        for track in 0..2u8 {
+            let of_track: Vec<_> = self.out.iter().filter(|(made, _)| made.track == track).collect();
+            assert!(of_track.windows(2).all(|pair| pair[0].1 < pair[1].1), "decode times increase on track {track}");
+            let mut times = HashMap::new();
+            for (made, nanos) in &of_track {
+                assert!(times.insert(made, nanos).is_none(), "{made:?} came twice");
+            }
+        }
+        for event in self.switches() {
+            assert!(event.reason.is_some(), "{event:?}");
+        }
+    }
+
+    /// Numbers that are missing of an encode between the first and the last that came, for both tracks.
+    fn missing(&self, encode: u8) -> [i64; 2] {
+        [0, 1].map(|track| {
+            let numbers = self.out.iter().filter(|(made, _)| (made.encode, made.track) == (encode, track));
+            let numbers: Vec<i64> = numbers.map(|(made, _)| made.number).collect();
+            match (numbers.iter().min(), numbers.iter().max()) {
+                (Some(first), Some(last)) => last - first + 1 - i64::try_from(numbers.len()).expect("few"),
+                _ => 0,
+            }
+        })
+    }
+
+    /// The largest distance of sound and picture that were made at one time, in milliseconds.
+    fn skew_ms(&self) -> i64 {
+        let of = |track: u8| self.out.iter().filter(move |(made, _)| made.track == track);
+        let mut worst = 0;
+        let mut sound = of(1).peekable();
+        let mut last = None;
+        for (picture, at) in of(0) {
+            while let Some((made, nanos)) = sound.next_if(|(made, _)| made.nanos() <= picture.nanos()) {
+                last = Some((made.encode, nanos - made.nanos()));
+            }
+            if let Some((encode, shift)) = last
+                && encode == picture.encode
+            {
+                worst = worst.max((at - picture.nanos() - shift).abs() / MILLI);
+            }
+        }
+        worst
+    }
+}
+
+/// Units that an encoder makes in a span of its time, in the order in which it sends them.
+fn units(encode: u8, from_nanos: i64, to_nanos: i64) -> Vec<Made> {
+    let of = |track: u8| (0..).map(move |number| Made { encode, track, number });
+    let within = |made: &Made| (from_nanos..to_nanos).contains(&made.nanos());
+    let until = |made: &Made| made.nanos() < to_nanos;
+    let mut all: Vec<Made> = of(0).take_while(until).chain(of(1).take_while(until)).filter(within).collect();
+    all.sort_by_key(|made| (made.nanos(), made.track));
+    all
+}
+
+/// Numbers that look random and are the same for the same seed: xorshift64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+
+    fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+/// What a leg does in a run, made in advance: when it connects, what it brings when, when it leaves.
+#[derive(Debug)]
+enum Act {
+    Connect,
+    Bring(Made),
+    Leave,
+}
+
+/// Plays acts of several legs in the order of time; each leg has one path and one key.
+fn play(
+    world: &mut World,
+    paths: &[Path],
+    keys: &[(&str, u8)],
+    mut acts: Vec<(i64, usize, Act)>,
+    until: i64,
+) -> Vec<Option<Leg>> {
+    acts.sort_by_key(|(nanos, ..)| *nanos);
+    let mut legs: Vec<Option<Leg>> = paths.iter().map(|_| None).collect();
+    let mut next_tick = 0;
+    for (nanos, leg, act) in acts {
+        while next_tick <= nanos {
+            world.now_nanos = next_tick;
+            world.tick();
+            next_tick += 50 * MILLI;
+        }
+        world.now_nanos = nanos;
+        match act {
+            Act::Connect => legs[leg] = Some(world.connect(keys[leg].0, keys[leg].1)),
+            Act::Bring(made) => {
+                if let Some(mut source) = legs[leg].take() {
+                    world.bring(&mut source, &paths[leg], made);
+                    legs[leg] = Some(source);
+                }
+            }
+            Act::Leave => {
+                if let Some(source) = legs[leg].take() {
+                    source.close(world.at());
+                    world.drain();
+                }
+            }
+        }
+    }
+    while next_tick <= until {
+        world.now_nanos = next_tick;
+        world.tick();
+        next_tick += 50 * MILLI;
+    }
+    legs
+}
+
+const SECOND: i64 = 1_000_000_000;
+
+fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).expect("short")
+}
+
+/// A leg that carries an encode from one time to another, with its path's delay.
+fn carry(leg: usize, path: &Path, from: i64, to: i64) -> Vec<(i64, usize, Act)> {
+    let brought = units(path.encode, from, to).into_iter();
+    let brought = brought.map(|made| (made.nanos() + nanos(path.delay), leg, Act::Bring(made)));
+    [(from, leg, Act::Connect)].into_iter().chain(brought).collect()
+}
+
+fn path(encode: u8, offset_ms: i64, delay_ms: u64, rounds_to_millis: bool) -> Path {
+    let offset_nanos = offset_ms * MILLI + if rounds_to_millis { 0 } else { 123_456 };
+    Path { encode, offset_nanos, rounds_to_millis, delay: Duration::from_millis(delay_ms) }
+}
+
+#[test]
+fn copies_are_found_and_either_may_die_without_loss() {
+    for (first, second) in [(10, 190), (190, 10), (50, 50)] {
+        let mut world = World::new(HubConfig::default());
+        let paths = [path(1, 0, first, true), path(1, 777_000, second, false)];
+        let mut acts = carry(0, &paths[0], 0, 10 * SECOND);
+        acts.push((10 * SECOND + MILLI, 0, Act::Leave));
+        acts.extend(carry(1, &paths[1], 2 * SECOND + 100 * MILLI, 20 * SECOND));
+        // What was on its way when the path broke is lost with it.
+        acts.retain(|(at, leg, act)| !(*leg == 0 && matches!(act, Act::Bring(_)) && *at > 10 * SECOND));
+        let _legs = play(&mut world, &paths, &[("a", 0), ("b", 0)], acts, 19 * SECOND);
+
+        world.check();
+        assert_eq!(world.missing(1), [0, 0], "{first} and {second} ms");
+        assert_eq!(world.silence, 0);
+        assert!(world.skew_ms() <= 1, "{}", world.skew_ms());
+        let switches = world.switches();
+        assert_eq!(switches.len(), 2, "{switches:?}");
+        assert_eq!((switches[1].gap, switches[1].units_lost), (Some(Duration::ZERO), Some(0)));
+        assert_eq!(switches[1].reason, Some(SwitchReason::Closed));
+        assert_eq!(world.status().program.discontinuities, 0);
+    }
+}
+
+#[test]
+fn holes_of_one_copy_are_filled_by_the_other() {
+    let mut random = Random(7);
+    for (first, second) in [(10, 190), (190, 10)] {
+        let mut world = World::new(HubConfig::default());
+        let paths = [path(1, 0, first, true), path(1, 5_000, second, false)];
+        let mut acts = carry(0, &paths[0], 0, 20 * SECOND);
+        acts.extend(carry(1, &paths[1], 0, 20 * SECOND));
+        // From the third second on, each loses units, never both the same.
+        acts.retain(|(_, leg, act)| match act {
+            Act::Bring(made) if made.nanos() > 3 * SECOND => {
+                let loser = usize::from(made.number / 20 % 2 == 0);
+                *leg != loser || !random.chance(30)
+            }
+            _ => true,
+        });
+        let _legs = play(&mut world, &paths, &[("a", 0), ("a", 0)], acts, 21 * SECOND);
+
+        world.check();
+        assert_eq!(world.missing(1), [0, 0], "{first} and {second} ms: {:?}", world.status().copies);
+        assert_eq!(world.silence, 0, "no silence where there was sound");
+        assert!(world.status().copies.repaired > 0);
+    }
+}
+
+#[test]
+fn another_encode_with_equal_parameters_is_no_copy_and_takes_over_within_its_gop() {
+    let mut world = World::new(HubConfig::default());
+    let paths = [path(1, 0, 20, true), path(2, 99_000, 40, true)];
+    let mut acts = carry(0, &paths[0], 0, 9 * SECOND + 700 * MILLI);
+    acts.extend(carry(1, &paths[1], 0, 20 * SECOND));
+    let _legs = play(&mut world, &paths, &[("a", 0), ("a", 0)], acts, 20 * SECOND);
+
+    world.check();
+    let switches = world.switches();
+    let silent: Vec<_> = switches.iter().filter(|event| event.reason == Some(SwitchReason::Silent)).collect();
+    assert_eq!(silent.len(), 1, "{switches:?}");
+    let gap = silent[0].gap.expect("there was a picture before");
+    assert!(gap < Duration::from_millis(600), "{gap:?}: its GOP is caught up");
+    assert_eq!(world.missing(2), [0, 0], "nothing of it is left out");
+    assert!(world.out.iter().any(|(made, _)| made.encode == 2));
+    assert_eq!(world.status().program.discontinuities, 0);
+    assert_eq!(world.status().legs.first().map(|leg| leg.role), Some(LegRole::Feeding));
+}
+
+#[test]
+fn the_program_returns_to_a_preferred_leg_after_the_hold_down() {
+    let mut world = World::new(HubConfig::default());
+    let paths = [path(1, 0, 20, true), path(2, 0, 20, true)];
+    let mut acts = carry(0, &paths[0], 0, 5 * SECOND);
+    acts.extend(carry(0, &paths[0], 6 * SECOND, 30 * SECOND).split_off(1)); // silent for a second
+    acts.extend(carry(1, &paths[1], 0, 30 * SECOND));
+    let _legs = play(&mut world, &paths, &[("a", 0), ("b", 1)], acts, 30 * SECOND);
+
+    world.check();
+    let reasons: Vec<_> = world.switches().iter().filter_map(|event| event.reason).collect();
+    assert_eq!(reasons, [SwitchReason::Joined, SwitchReason::Silent, SwitchReason::Preferred]);
+    let back = world.switches().pop().expect("three");
+    let after = back.utc_nanos - 1_700_000_000_000_000_000;
+    assert!((16 * SECOND..19 * SECOND).contains(&after), "at its first keyframe after the hold-down: {after}");
+    assert!(back.gap.is_some_and(|gap| gap < Duration::from_millis(60)), "{back:?}");
+}
+
+#[test]
+fn a_leg_that_flaps_is_not_returned_to_again_and_again() {
+    let config = HubConfig { hold_down: Duration::from_secs(1), ..HubConfig::default() };
+    let mut world = World::new(config);
+    let paths = [path(1, 0, 20, true), path(2, 0, 20, true)];
+    let mut acts = carry(1, &paths[1], 0, 60 * SECOND);
+    acts.extend(carry(0, &paths[0], 0, 60 * SECOND));
+    acts.retain(|(_, leg, act)| !(*leg == 0 && matches!(act, Act::Bring(made) if made.nanos() / SECOND % 5 == 4)));
+    let _legs = play(&mut world, &paths, &[("a", 0), ("b", 1)], acts, 60 * SECOND);
+
+    world.check();
+    let returns = world.switches().iter().filter(|event| event.reason == Some(SwitchReason::Preferred)).count();
+    assert_eq!(returns, 3, "three in two minutes");
+    assert_eq!(world.status().state, StreamState::Live);
+}
+
+#[test]
+fn what_the_operator_says_comes_first() {
+    let mut world = World::new(HubConfig::default());
+    let paths = [path(1, 0, 20, true), path(2, 0, 20, true)];
+    let mut legs = [world.connect("a", 0), world.connect("b", 1)];
+    let stream = std::sync::Arc::clone(legs[0].stream());
+    let mut run = |world: &mut World, from: i64, to: i64| {
+        for made in units(1, from * SECOND, to * SECOND) {
+            world.now_nanos = made.nanos();
+            for (leg, path) in legs.iter_mut().zip(&paths) {
+                world.bring(leg, path, Made { encode: path.encode, ..made });
+            }
+            world.tick();
+        }
+    };
+    run(&mut world, 0, 4);
+    stream.pin(world.at(), Some(1)).expect("is there");
+    run(&mut world, 4, 20);
+    let leader = |world: &World| world.status().legs.first().map(|leg| leg.id);
+    assert_eq!(leader(&world), Some(1), "held, although the other one is preferred");
+    stream.pin(world.at(), None).expect("can be let go");
+    run(&mut world, 20, 23);
+    assert_eq!(leader(&world), Some(0));
+    stream.set_disabled(world.at(), 0, true).expect("is there");
+    run(&mut world, 23, 30);
+    assert_eq!(leader(&world), Some(1));
+    assert!(stream.switch_to(world.at(), 7).is_err());
+    world.check();
+}
+
+#[test]
+fn a_third_publisher_with_one_key_waits_for_silence() {
+    let mut world = World::new(HubConfig::default());
+    let paths = [path(1, 0, 0, true), path(2, 0, 0, true)];
+    let mut legs = [world.connect("a", 0), world.connect("a", 0)];
+    for made in units(1, 0, 2 * SECOND) {
+        world.now_nanos = made.nanos();
+        for (leg, path) in legs.iter_mut().zip(&paths) {
+            world.bring(leg, path, Made { encode: path.encode, ..made });
+        }
+    }
+    let publisher = || Publisher { key_id: "a".into(), ..Publisher::default() };
+    assert!(world.hub.publish(world.at(), &name(), publisher()).is_err());
+    world.now_nanos += 600 * MILLI;
+    let third = world.hub.publish(world.at(), &name(), publisher()).expect("one is silent");
+    assert!(legs.iter().any(|leg| leg.kicked().borrow().is_some()));
+    assert_eq!(world.status().legs.len(), 2);
+    drop(third);
+
+    let config = HubConfig { second_publisher: SecondPublisher::TakeOver, ..HubConfig::default() };
+    let mut world = World::new(config);
+    let first = world.connect("a", 0);
+    let _second = world.connect("a", 0);
+    assert!(first.kicked().borrow().is_some());
+}
+
+/// Random legs: two paths of one encode that lose, stall, jump, leave and return, beside another encode. At any time one of the
+/// two paths is sound.
+#[test]
+fn whatever_one_path_does_the_other_makes_up_for_it() {
+    for seed in 1..=60 {
+        let mut random = Random(seed * 7_919);
+        let mut world = World::new(HubConfig::default());
+        let offset = i64::try_from(random.below(1_000_000)).expect("small");
+        let paths =
+            [path(1, 0, random.below(100), random.chance(50)), path(1, offset, random.below(180), random.chance(50))];
+        let end = 40 * SECOND;
+        let mut acts = carry(0, &paths[0], 0, end);
+        acts.extend(carry(1, &paths[1], i64::try_from(random.below(3000)).expect("small") * MILLI, end));
+        // Every four seconds one of them suffers for up to a second and a half, from the fifth second on.
+        for begin in (5..36).step_by(4) {
+            let victim = usize::try_from(random.below(2)).expect("small");
+            let from = begin * SECOND + i64::try_from(random.below(1000)).expect("small") * MILLI;
+            let length = i64::try_from(50 + random.below(1450)).expect("small") * MILLI;
+            let is_hit = |made: &Made| (from..from + length).contains(&made.nanos());
+            match random.below(4) {
+                0 => acts.retain(|(_, leg, act)| !(*leg == victim && matches!(act, Act::Bring(made) if is_hit(made)))),
+                1 => acts.retain(|(_, leg, act)| {
+                    !(*leg == victim && matches!(act, Act::Bring(made) if is_hit(made) && random.chance(40)))
+                }),
+                2 => {
+                    // It stands still, then everything comes at once.
+                    for (at, leg, act) in &mut acts {
+                        if *leg == victim && matches!(act, Act::Bring(made) if is_hit(made)) {
+                            *at = (*at).max(from + length + nanos(paths[victim].delay));
+                        }
+                    }
+                }
+                _ => {
+                    acts.retain(|(_, leg, act)| !(*leg == victim && matches!(act, Act::Bring(made) if is_hit(made))));
+                    acts.push((from, victim, Act::Leave));
+                    acts.push((from + length, victim, Act::Connect));
+                }
+            }
+        }
+        let _legs = play(&mut world, &paths, &[("a", 0), ("b", 0)], acts, end);
+        world.check();
+        let events = world.hub.events().since(0, 1000);
+        let story: Vec<_> =
+            events.iter().map(|event| format!("{} {}", event.utc_nanos / MILLI % 100_000, event.text)).collect();
+        assert_eq!(world.missing(1), [0, 0], "seed {seed}: {:?} {story:#?}", world.status().copies);
+        assert!(world.skew_ms() <= 40, "seed {seed}: {} ms", world.skew_ms());
+        assert_eq!(world.status().program.discontinuities, 0, "seed {seed}");
+    }
+}

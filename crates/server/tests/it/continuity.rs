@@ -1,0 +1,372 @@
+//! Legs: a path, an encoder or a process dies, and the viewer does not notice. Every unit is counted by a player that is not ours.
+
+use std::time::Duration;
+
+use server::config::{AlwaysOnTable, SecondPublisherName};
+use testkit::cable::Cable;
+use testkit::http;
+use testkit::relay::{Line, Relay};
+use testkit::witness::{Comparison, Hashes, Making, Source, Witness};
+
+use crate::rig::{Encoder, Rig, eventually, metric};
+
+async fn seconds(count: f64) {
+    tokio::time::sleep(Duration::from_secs_f64(count)).await;
+}
+
+/// Waits until the stream has so many legs in this role.
+async fn legs(rig: &Rig, role: &str, count: usize) -> Vec<serde_json::Value> {
+    eventually("the legs are there", || async {
+        let streams = rig.api("/api/v1/streams").await; // empty before anybody has come
+        let legs = streams[0]["legs"].as_array().cloned().unwrap_or_default();
+        let found: Vec<_> = legs.into_iter().filter(|leg| leg["role"] == role && leg["state"] == "healthy").collect();
+        (found.len() == count).then_some(found)
+    })
+    .await
+}
+
+/// Waits, after something was done to a path, until both carry the stream again.
+async fn both_again(rig: &Rig) {
+    seconds(0.5).await; // what was done has been noticed
+    legs(rig, "copy", 1).await;
+}
+
+async fn events(rig: &Rig, kind: &str) -> Vec<serde_json::Value> {
+    let events = rig.api("/api/v1/events?stream=show&limit=1000").await;
+    let of_kind = events.as_array().cloned().unwrap_or_default().into_iter().filter(|event| event["kind"] == kind);
+    let mut of_kind: Vec<_> = of_kind.collect();
+    of_kind.reverse();
+    of_kind
+}
+
+/// Everything that was made came, once and in order; else what happened is told.
+async fn assert_whole(rig: &Rig, made: &Hashes, seen: &Hashes) {
+    let video = Comparison::of(&made.video, &seen.video);
+    let audio = Comparison::of(&made.audio, &seen.audio);
+    if !video.is_whole() || !audio.is_whole() {
+        let all = rig.api("/api/v1/events?stream=show&limit=1000").await;
+        for event in all.as_array().expect("a list").iter().rev() {
+            eprintln!("{} {}", event["utc_ms"], event["text"]);
+        }
+        eprintln!("{:#}", rig.api("/api/v1/streams").await);
+        panic!("pictures: {video:?}, sound: {audio:?}");
+    }
+}
+
+/// Nothing in the playlists that a player would notice.
+async fn assert_seamless(rig: &Rig) {
+    for track in ["video", "audio"] {
+        let playlist = rig.playlist(&rig.playlist_path("show", track).await).await;
+        assert!(playlist.segments.iter().all(|segment| !segment.discontinuity && !segment.gap), "{track}");
+        assert_eq!(playlist.broken_rules(), Vec::<String>::new(), "{track}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_encode_over_two_rtmp_paths_loses_nothing_when_either_is_cut_or_stands_still() {
+    let rig = Rig::start().await;
+    let key = rig.key("show").await;
+    let paths = [Cable::to(rig.rtmp()).await, Cable::to(rig.rtmp()).await];
+    let urls = paths.each_ref().map(|path| ("flv", format!("rtmp://{}/live/{key}", path.address)));
+    let making = Making { seconds: 45, ..Making::default() };
+    let source = Source::start(making, &rig.state.join("made.mkv"), &urls);
+    legs(&rig, "copy", 1).await;
+    rig.multivariant("show").await;
+    let witness = Witness::watch(rig.http(), "show", &rig.state.join("seen.txt"));
+    seconds(3.0).await;
+    for round in 0..10 {
+        let path = &paths[round % 2];
+        match round % 3 {
+            0 => path.cut(),
+            1 => path.stall(Duration::from_secs(1)).await,
+            _ => {
+                // A black hole, and then its end.
+                path.hold();
+                seconds(0.7).await;
+                path.cut();
+                path.resume();
+            }
+        }
+        both_again(&rig).await;
+        seconds(0.1 + 0.13 * f64::from(u32::try_from(round).expect("small"))).await;
+    }
+    assert_seamless(&rig).await;
+    let made = source.made().await;
+    seconds(2.5).await;
+    assert_whole(&rig, &made, &witness.seen().await).await;
+    let view = rig.api("/api/v1/streams/show").await;
+    assert_eq!((&view["joins"], &view["copies"]["conflicts"]), (&1.into(), &0.into()), "{view}");
+    let switches = events(&rig, "stream.switched").await;
+    assert!(switches.len() > 3, "{switches:?}");
+    assert!(switches.iter().skip(1).all(|event| event["gap_ms"] == 0 && event["units_lost"] == 0), "{switches:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_encode_over_rtmp_and_srt_loses_nothing_when_either_is_cut() {
+    let rig = Rig::start().await;
+    let key = rig.key("show").await;
+    let cable = Cable::to(rig.rtmp()).await;
+    let line = Line { delay: Duration::from_millis(20), loss_per_mille: 20, ..Line::default() };
+    let relay = Relay::start(rig.srt(), line, 5).await;
+    let outputs = [
+        ("flv", format!("rtmp://{}/live/{key}", cable.address)),
+        ("mpegts", format!("srt://{}?streamid=publish:show:{key}&pkt_size=1316", relay.address)),
+    ];
+    let making = Making { seconds: 30, rate: 25, gop: 50, ..Making::default() };
+    let source = Source::start(making, &rig.state.join("made.mkv"), &outputs);
+    legs(&rig, "copy", 1).await;
+    rig.multivariant("show").await;
+    let witness = Witness::watch(rig.http(), "show", &rig.state.join("seen.txt"));
+    for round in 0..4 {
+        seconds(2.0).await;
+        if round % 2 == 0 {
+            cable.cut();
+        } else {
+            relay.cut.store(true, std::sync::atomic::Ordering::Relaxed);
+            seconds(1.5).await;
+            relay.cut.store(false, std::sync::atomic::Ordering::Relaxed);
+        }
+        both_again(&rig).await;
+    }
+    assert_seamless(&rig).await;
+    let made = source.made().await;
+    seconds(2.5).await;
+    assert_whole(&rig, &made, &witness.seen().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_encoder_takes_over_within_a_second_and_the_preferred_one_gets_the_stream_back() {
+    let rig = Rig::with(|file| file.streams.hold_down_seconds = 3).await;
+    let preferred = rig.publish_url("show").await;
+    let backup = format!("rtmp://{}/live/{}", rig.rtmp(), rig.key_with_rank("show", 1).await);
+    // The same settings: the parameter sets are equal, and a player notices nothing but the pictures.
+    let cable = Cable::to(rig.rtmp()).await;
+    let first = Encoder::default().publish(&preferred.replace(&rig.rtmp().to_string(), &cable.address.to_string()));
+    legs(&rig, "feeding", 1).await;
+    let _second = Encoder::default().publish(&backup);
+    legs(&rig, "standby", 1).await;
+    rig.two_segments("show", "video").await;
+    // Silence first: the socket stays open.
+    cable.hold();
+    let switch = eventually("the backup feeds the stream", || async {
+        events(&rig, "stream.switched").await.into_iter().find(|event| event["reason"] == "silent")
+    })
+    .await;
+    assert!(switch["gap_ms"].as_i64().is_some_and(|gap| (0..=1000).contains(&gap)), "{switch}");
+    cable.resume();
+    let back = eventually("the preferred leg gets the stream back", || async {
+        events(&rig, "stream.switched").await.into_iter().find(|event| event["reason"] == "preferred")
+    })
+    .await;
+    assert!(back["gap_ms"].as_i64().is_some_and(|gap| gap <= 100), "{back}");
+    seconds(1.0).await;
+    first.kill().await;
+    let switch = eventually("the backup feeds the stream again", || async {
+        events(&rig, "stream.switched").await.into_iter().find(|event| event["reason"] == "closed")
+    })
+    .await;
+    assert!(switch["gap_ms"].as_i64().is_some_and(|gap| gap <= 500), "{switch}");
+    seconds(3.0).await;
+    assert_seamless(&rig).await;
+    assert_eq!(metric(&rig, "throughline_switches_total{reason=\"preferred\"}").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_another_size_is_one_discontinuity_and_the_operator_can_choose() {
+    let rig = Rig::start().await;
+    let _first = Encoder::default().publish(&rig.publish_url("show").await);
+    legs(&rig, "feeding", 1).await;
+    let _second = Encoder { size: "320x180", ..Encoder::default() }.publish(&rig.publish_url("show").await);
+    let standby = legs(&rig, "standby", 1).await;
+    rig.two_segments("show", "video").await;
+    let id = standby[0]["id"].as_u64().expect("a number");
+    rig.change_legs("show", &serde_json::json!({ "action": "pin", "leg": id })).await.expect("known");
+    let path = rig.playlist_path("show", "video").await;
+    let playlist = rig
+        .playlist_when(&path, "the other size", |playlist| {
+            let change = playlist.segments.iter().position(|segment| segment.discontinuity);
+            change.is_some_and(|at| playlist.complete().count() > at + 1)
+        })
+        .await;
+    assert_eq!(playlist.segments.iter().filter(|segment| segment.discontinuity).count(), 1);
+    assert_eq!(playlist.broken_rules(), Vec::<String>::new());
+    let view = rig.api("/api/v1/streams/show").await;
+    assert_eq!((&view["video"]["width"], &view["pinned"]), (&320.into(), &id.into()), "{view}");
+
+    let unknown = rig.change_legs("show", &serde_json::json!({ "action": "switch", "leg": 99 })).await;
+    assert!(unknown.is_err_and(|text| text.contains("no leg 99")));
+    rig.change_legs("show", &serde_json::json!({ "action": "unpin" })).await.expect("can be let go");
+    rig.change_legs("show", &serde_json::json!({ "action": "disable", "leg": id })).await.expect("known");
+    eventually("the other leg feeds the stream", || async {
+        let view = rig.api("/api/v1/streams/show").await;
+        (view["video"]["width"] == 640).then_some(())
+    })
+    .await;
+    let told: Vec<_> = events(&rig, "operator").await.iter().map(|event| event["text"].to_string()).collect();
+    assert_eq!(told.len(), 3, "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_third_publisher_with_a_leaked_key_is_refused_and_told_of() {
+    let rig = Rig::start().await;
+    let url = rig.publish_url("show").await;
+    let _first = Encoder::default().publish(&url);
+    legs(&rig, "feeding", 1).await;
+    let _second = Encoder::default().publish(&url);
+    legs(&rig, "standby", 1).await;
+    let third = Encoder { seconds: 5, ..Encoder::default() }.publish(&url);
+    let (success, _, _) = third.finish().await;
+    assert!(!success);
+    let refused = events(&rig, "leg.refused").await;
+    assert!(refused[0]["text"].as_str().is_some_and(|text| text.contains("two healthy publishers")), "{refused:?}");
+    assert_seamless(&rig).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_policy_says_what_a_second_publisher_is() {
+    let rig = Rig::with(|file| file.streams.second_publisher = SecondPublisherName::Refuse).await;
+    let url = rig.publish_url("show").await;
+    let _first = Encoder::default().publish(&url);
+    legs(&rig, "feeding", 1).await;
+    let (success, _, _) = Encoder { seconds: 5, ..Encoder::default() }.publish(&url).finish().await;
+    assert!(!success, "refused while the first one delivers");
+    drop(rig);
+
+    let rig = Rig::with(|file| file.streams.second_publisher = SecondPublisherName::TakeOver).await;
+    let url = rig.publish_url("show").await;
+    let first = Encoder::default().publish(&url);
+    legs(&rig, "feeding", 1).await;
+    let _second = Encoder::default().publish(&url);
+    let (success, _, _) = first.finish().await;
+    assert!(!success, "thrown out");
+    legs(&rig, "feeding", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_followed_live_and_kept_over_a_restart() {
+    let mut rig = Rig::start().await;
+    let url = rig.publish_url("show").await;
+    let mut follower = rig.follow("/api/v1/events/live?stream=show").await;
+    let encoder = Encoder::default().publish(&url);
+    let first = follower.next_data().await;
+    assert_eq!((&first["kind"], &first["stream"]), (&"leg.joined".into(), &"show".into()));
+    legs(&rig, "feeding", 1).await;
+    encoder.kill().await;
+    loop {
+        let event = follower.next_data().await;
+        if event["kind"] == "stream.lost" {
+            break;
+        }
+    }
+    let before = events(&rig, "stream.lost").await;
+    assert_eq!(before.len(), 1);
+    rig.stop().await;
+    rig.start_again().await;
+    assert_eq!(events(&rig, "stream.lost").await, before);
+    let _again = Encoder::default().publish(&url);
+    legs(&rig, "feeding", 1).await;
+    let all = rig.api("/api/v1/events?limit=1000").await;
+    let mut numbers: Vec<i64> =
+        all.as_array().expect("a list").iter().filter_map(|event| event["number"].as_i64()).collect();
+    numbers.reverse();
+    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
+    let wrong = http::get(rig.addresses.ops.expect("listens"), "/api/v1/events").await;
+    assert_eq!(wrong.status, 401, "without the token nobody sees them");
+}
+
+/// What the leg that leads comes by.
+async fn leader(rig: &Rig) -> String {
+    let streams = rig.api("/api/v1/streams").await;
+    streams[0]["publisher"]["protocol"].as_str().unwrap_or_default().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_source_viewers_see_the_slate_and_the_program_goes_on_when_it_returns() {
+    let rig = Rig::with(|file| file.slate.enabled = true).await;
+    let url = rig.publish_url("show").await;
+    let cable = Cable::to(rig.rtmp()).await;
+    let url = url.replace(&rig.rtmp().to_string(), &cable.address.to_string());
+    let encoder = Encoder::with_b_frames().publish(&url);
+    legs(&rig, "feeding", 1).await;
+    let path = rig.two_segments("show", "video").await;
+    seconds(2.0).await; // the slate is made meanwhile
+    encoder.kill().await;
+    eventually("the slate is shown", || async { (leader(&rig).await == "slate").then_some(()) }).await;
+    let switch = events(&rig, "stream.switched").await.pop().expect("to the slate");
+    assert_eq!(switch["reason"], "closed");
+    assert!(switch["gap_ms"].as_i64().is_some_and(|gap| gap <= 700), "{switch}");
+    seconds(3.0).await;
+
+    let encoder = Encoder::with_b_frames().publish(&url);
+    eventually("the source is back", || async { (leader(&rig).await == "rtmp").then_some(()) }).await;
+    let switch = events(&rig, "stream.switched").await.pop().expect("to the source");
+    assert_eq!(switch["reason"], "recovered");
+    assert!(switch["gap_ms"].as_i64().is_some_and(|gap| gap <= 100), "{switch}");
+    seconds(2.0).await;
+
+    cable.hold();
+    eventually("the slate is shown", || async { (leader(&rig).await == "slate").then_some(()) }).await;
+    let switch = events(&rig, "stream.switched").await.pop().expect("to the slate");
+    assert_eq!(switch["reason"], "silent");
+    assert!(switch["gap_ms"].as_i64().is_some_and(|gap| gap <= 2200), "{switch}");
+    seconds(2.5).await;
+    for track in ["video", "audio"] {
+        let playlist = rig.playlist(&path.replace("video", track)).await;
+        assert_eq!(playlist.broken_rules(), Vec::<String>::new(), "{track}");
+        assert!(playlist.segments.iter().all(|segment| !segment.gap), "{track}: the slate is in time");
+    }
+    drop(encoder);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_always_on_is_there_before_its_encoder_and_after_it() {
+    let rig = Rig::with(|file| {
+        file.slate.enabled = true;
+        file.streams.hold_seconds = 2;
+        file.always_on.push(AlwaysOnTable { stream: "show".into(), width: 640, height: 360, frame_rate: 30 });
+    })
+    .await;
+    let path = rig.two_segments("show", "video").await;
+    assert_eq!(leader(&rig).await, "slate");
+    let witness = Witness::watch(rig.http(), "show", &rig.state.join("seen.txt"));
+    let making = Making { seconds: 6, gop: 30, ..Making::default() };
+    let outputs = [("flv", rig.publish_url("show").await)];
+    let source = Source::start(making, &rig.state.join("made.mkv"), &outputs);
+    let made = source.made().await;
+    eventually("the slate is back", || async { (leader(&rig).await == "slate").then_some(()) }).await;
+    seconds(4.0).await; // longer than streams are held
+    let playlist = rig.playlist(&path).await;
+    assert_eq!(playlist.broken_rules(), Vec::<String>::new());
+    assert!(!playlist.ended, "it is always on");
+    let seen = witness.seen().await;
+    let pictures = Comparison::of(&made.video, &seen.video);
+    assert!(pictures.seen >= 170 && pictures.missing == 0 && pictures.again == 0, "{pictures:?}");
+    assert!(pictures.strange > 60, "pictures of the slate before and after: {pictures:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slate_does_not_keep_a_stream_alive_and_one_that_cannot_be_made_is_a_gap() {
+    let rig = Rig::with(|file| {
+        file.slate.enabled = true;
+        file.streams.hold_seconds = 3;
+    })
+    .await;
+    let encoder = Encoder::default().publish(&rig.publish_url("show").await);
+    let path = rig.two_segments("show", "video").await;
+    encoder.kill().await;
+    eventually("the slate is shown", || async { (leader(&rig).await == "slate").then_some(()) }).await;
+    rig.playlist_when(&path, "the end", |playlist| playlist.ended).await;
+    drop(rig);
+
+    let rig = Rig::with(|file| {
+        file.slate.enabled = true;
+        file.slate.ffmpeg = "/nowhere/ffmpeg".into();
+    })
+    .await;
+    let encoder = Encoder::default().publish(&rig.publish_url("show").await);
+    let path = rig.two_segments("show", "video").await;
+    encoder.kill().await;
+    let has_gap = |playlist: &testkit::playlist::Playlist| playlist.segments.iter().any(|segment| segment.gap);
+    let playlist = rig.playlist_when(&path, "a gap", has_gap).await;
+    assert_eq!(playlist.broken_rules(), Vec::<String>::new());
+}

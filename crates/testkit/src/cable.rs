@@ -1,0 +1,106 @@
+//! A path for TCP between an encoder and a server that can be cut, and that can stand still.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// How the path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Everything passes.
+    Open,
+    /// Nothing passes, connections stay: a black hole.
+    Still,
+}
+
+/// A relay for TCP; it ends when dropped.
+#[derive(Debug)]
+pub struct Cable {
+    /// Where the encoder connects.
+    pub address: SocketAddr,
+    state: watch::Sender<State>,
+    /// Counts up when all connections are cut.
+    cuts: watch::Sender<u64>,
+    _tasks: JoinSet<()>,
+}
+
+impl Cable {
+    /// Relays connections to `server`.
+    ///
+    /// # Panics
+    /// No port is free.
+    pub async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("is bound");
+        let (state, watched) = watch::channel(State::Open);
+        let (cuts, cut) = watch::channel(0);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((inner, _)) = listener.accept().await {
+                let (state, cut) = (watched.clone(), cut.clone());
+                connections.spawn(async move {
+                    if let Ok(outer) = TcpStream::connect(server).await {
+                        relay(inner, outer, state, cut).await;
+                    }
+                });
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Self { address, state, cuts, _tasks: tasks }
+    }
+
+    /// Ends all connections, as a process does that is killed.
+    pub fn cut(&self) {
+        self.cuts.send_modify(|count| *count += 1);
+    }
+
+    /// Nothing passes until [`Cable::resume`]; what is sent meanwhile waits.
+    pub fn hold(&self) {
+        self.state.send_replace(State::Still);
+    }
+
+    /// Everything passes again.
+    pub fn resume(&self) {
+        self.state.send_replace(State::Open);
+    }
+
+    /// Holds for so long.
+    pub async fn stall(&self, duration: Duration) {
+        self.hold();
+        tokio::time::sleep(duration).await;
+        self.resume();
+    }
+}
+
+async fn relay(inner: TcpStream, outer: TcpStream, state: watch::Receiver<State>, mut cut: watch::Receiver<u64>) {
+    cut.borrow_and_update();
+    let (from_inner, to_inner) = inner.into_split();
+    let (from_outer, to_outer) = outer.into_split();
+    tokio::select! {
+        () = pass(from_inner, to_outer, state.clone()) => {}
+        () = pass(from_outer, to_inner, state) => {}
+        _ = cut.changed() => {}
+    }
+}
+
+async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut state: watch::Receiver<State>) {
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        if state.wait_for(|state| *state == State::Open).await.is_err() {
+            return;
+        }
+        let Ok(count) = from.read(&mut buffer).await else { return };
+        // What was read when the path closed waits with it.
+        if count == 0 || state.wait_for(|state| *state == State::Open).await.is_err() {
+            return;
+        }
+        if to.write_all(buffer.get(..count).unwrap_or_default()).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! What a viewer got of what an encoder made, picture by picture and frame of sound by frame of sound.
+//!
+//! The encoder writes its units into a file beside what it sends; a player that is not ours (ffmpeg) decodes the stream. Each
+//! picture, decoded, and each frame of sound, as it was coded, is known by its hash.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::programs::{Ffmpeg, Program};
+
+/// An encoder whose pictures and sound never repeat, and that sends one encode to several places.
+#[derive(Debug)]
+pub struct Source {
+    /// The program.
+    pub program: Program,
+    reference: PathBuf,
+}
+
+/// How it encodes.
+#[derive(Clone, Copy, Debug)]
+pub struct Making {
+    /// Pixels.
+    pub size: &'static str,
+    /// Pictures a second.
+    pub rate: u32,
+    /// Pictures between two keyframes.
+    pub gop: u32,
+    /// Reordered pictures.
+    pub b_frames: u32,
+    /// How long.
+    pub seconds: u32,
+    /// Of the noise it sounds like; two sources with the same seed and size make the same.
+    pub seed: u32,
+}
+
+impl Default for Making {
+    fn default() -> Self {
+        Self { size: "640x360", rate: 30, gop: 60, b_frames: 2, seconds: 60, seed: 1 }
+    }
+}
+
+impl Source {
+    /// Starts it; `outputs` are muxer and address, such as `("flv", "rtmp://…")`. An output that fails is tried again.
+    pub fn start(making: Making, reference: &Path, outputs: &[(&str, String)]) -> Self {
+        let Making { size, rate, gop, b_frames, seconds, seed } = making;
+        let picture = format!("testsrc2=size={size}:rate={rate}");
+        let sound = format!("anoisesrc=sample_rate=48000:amplitude=0.1:seed={seed}");
+        let tee: Vec<String> = outputs
+            .iter()
+            .map(|(muxer, address)| format!("[f={muxer}:onfail=ignore]{}", address.replace('|', "%7C")))
+            .chain([format!("[f=matroska:use_fifo=0]{}", reference.display())])
+            .collect();
+        let options = "drop_pkts_on_overflow=1:attempt_recovery=1:recover_any_error=1:recovery_wait_time=1";
+        let (tee, seconds, gop, b_frames) = (tee.join("|"), seconds.to_string(), gop.to_string(), b_frames.to_string());
+        let inputs = ["-hide_banner", "-loglevel", "error", "-nostdin", "-re", "-f", "lavfi", "-i", &picture];
+        let inputs = inputs.into_iter().chain(["-f", "lavfi", "-i", &sound, "-t", &seconds]);
+        let codecs = ["-c:v", "libx264", "-preset", "ultrafast", "-g", &gop, "-bf", &b_frames, "-sc_threshold", "0"];
+        let codecs = codecs.into_iter().chain(["-pix_fmt", "yuv420p", "-b:v", "800k", "-c:a", "aac", "-b:a", "128k"]);
+        let tee = ["-flags", "+global_header", "-map", "0", "-map", "1", "-f", "tee", "-use_fifo", "1"]
+            .into_iter()
+            .chain(["-fifo_options", options, &tee]);
+        let program = Program::start(Ffmpeg::Debian.path(), inputs.chain(codecs).chain(tee));
+        Self { program, reference: reference.into() }
+    }
+
+    /// What it made, when it has ended.
+    pub async fn made(self) -> Hashes {
+        let _ = self.program.finish().await;
+        Hashes::of(self.reference.to_str().expect("a plain path")).await
+    }
+}
+
+/// Hashes of pictures and of frames of sound, in their order.
+#[derive(Debug, Default)]
+pub struct Hashes {
+    /// Decoded.
+    pub video: Vec<String>,
+    /// As it was coded.
+    pub audio: Vec<String>,
+}
+
+const HASHED: [&str; 12] =
+    ["-map", "0:v", "-map", "0:a", "-c:a", "copy", "-fps_mode", "passthrough", "-flush_packets", "1", "-f", "framemd5"];
+
+impl Hashes {
+    async fn of(file: &str) -> Self {
+        let inputs = ["-hide_banner", "-loglevel", "error", "-nostdin", "-i", file];
+        let arguments = inputs.into_iter().chain(HASHED).chain(["-"]);
+        let (_, text, _) = Program::start(Ffmpeg::Debian.path(), arguments).finish().await;
+        Self::parse(&text)
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut hashes = Self::default();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let mut fields = line.split(',').map(str::trim);
+            let track = fields.next().unwrap_or_default();
+            let Some(hash) = fields.nth(4) else { continue }; // the last line may be cut
+            if hash.len() == 32 {
+                if track == "0" { &mut hashes.video } else { &mut hashes.audio }.push(hash.to_owned());
+            }
+        }
+        hashes
+    }
+}
+
+/// A player that decodes a stream while it is live.
+#[derive(Debug)]
+pub struct Witness {
+    program: Program,
+    file: PathBuf,
+}
+
+impl Witness {
+    /// Begins to watch.
+    pub fn watch(http: SocketAddr, stream: &str, file: &Path) -> Self {
+        let url = format!("http://{http}/live/{stream}/index.m3u8");
+        let path = file.to_str().expect("a plain path");
+        let inputs = ["-hide_banner", "-loglevel", "error", "-nostdin", "-y", "-i", &url];
+        let arguments = inputs.into_iter().chain(HASHED).chain([path]);
+        Self { program: Program::start(Ffmpeg::Debian.path(), arguments), file: file.into() }
+    }
+
+    /// What it saw until now; it ends.
+    pub async fn seen(self) -> Hashes {
+        self.program.kill().await;
+        Hashes::parse(&std::fs::read_to_string(&self.file).unwrap_or_default())
+    }
+}
+
+/// How what was seen compares to what was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// Units that were made and seen.
+    pub seen: usize,
+    /// Units between the first and the last that was seen, and that were not.
+    pub missing: usize,
+    /// Units that were seen again, or after a later one.
+    pub again: usize,
+    /// Units that the encoder did not make.
+    pub strange: usize,
+    /// Where, among the units that were made, the first was missing.
+    pub first_missing: Option<usize>,
+}
+
+impl Comparison {
+    /// Compares hashes of one track.
+    pub fn of(made: &[String], seen: &[String]) -> Self {
+        let places: HashMap<&str, usize> = made.iter().enumerate().map(|(index, hash)| (&hash[..], index)).collect();
+        let mut comparison = Self::default();
+        let (mut first, mut last) = (None, None);
+        for hash in seen {
+            match places.get(&hash[..]).copied() {
+                None => comparison.strange += 1,
+                Some(place) if last.is_some_and(|last| place <= last) => comparison.again += 1,
+                Some(place) => {
+                    first.get_or_insert(place);
+                    let missing = last.map_or(0, |last| place - last - 1);
+                    if missing > 0 {
+                        comparison.first_missing.get_or_insert(place - missing);
+                    }
+                    comparison.missing += missing;
+                    last = Some(place);
+                    comparison.seen += 1;
+                }
+            }
+        }
+        comparison
+    }
+
+    /// Everything was seen once, in order.
+    pub fn is_whole(&self) -> bool {
+        self.seen > 0 && (self.missing, self.again, self.strange) == (0, 0, 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_repeated_or_strange_is_counted() {
+        let list = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let made = list("a b c d e f");
+        assert!(Comparison::of(&made, &list("b c d e")).is_whole());
+        let seen = Comparison::of(&made, &list("a b x b e d f"));
+        assert_eq!(seen, Comparison { seen: 4, missing: 2, again: 2, strange: 1, first_missing: Some(2) });
+        assert!(!Comparison::of(&made, &[]).is_whole());
+    }
+
+    #[test]
+    fn lines_of_framemd5_are_read_and_a_cut_one_is_left_out() {
+        let text = "#codec\n0, 0, 0, 1, 345600, 3ba13fb7a6943722da2344d1a34e2f03\n1, 0, 0, 1024, 341, \
+                    6b26412e66cf818212cc0b26199ad076\n0, 1, 1, 1, 345600, 3ba13f";
+        let hashes = Hashes::parse(text);
+        assert_eq!((hashes.video.len(), hashes.audio.len()), (1, 1));
+    }
+}
