@@ -106,6 +106,9 @@ struct NewKeyRequest {
     rank: u8,
 }
 
+/// Highest rank of a source: slates come after all of them.
+const RANK_MAX: u8 = 99;
+
 /// Who may watch a stream.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -298,6 +301,9 @@ async fn create_key(State(api): State<Api>, Json(request): Json<NewKeyRequest>) 
         Ok(stream) => stream,
         Err(invalid) => return error(StatusCode::BAD_REQUEST, invalid.to_string()),
     };
+    if request.rank > RANK_MAX {
+        return error(StatusCode::BAD_REQUEST, format!("the rank is {}: write 0 to {RANK_MAX}", request.rank));
+    }
     match api.store.create_key(stream, request.purpose, request.rank).await {
         Ok(new) => {
             let key = Some(new.secret.expose().to_owned());

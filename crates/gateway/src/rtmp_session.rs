@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
 use container::flv::Content;
-use hub::{Announcement, Entry, Item, Leg, PublishError, Publisher, Repairs, StreamState, Subscriber, Tracks};
+use hub::{
+    AHEAD_MAX, Announcement, Entry, Item, Leg, PublishError, Publisher, Repairs, StreamState, Subscriber, Tracks,
+};
 use media::{FrameRate, StreamKey, StreamName, TrackKind};
 use rtmp::{Command, Event, Input, Media, Metadata, Output, Rejection, ServerConfig, ServerSession};
 use telemetry::prometheus_metrics::counter::Counter;
@@ -29,8 +31,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// After a source was paced, the time it has to send again.
 const PACE_GRACE: Duration = Duration::from_secs(5);
-/// How far a source may be ahead of real time before its socket is left alone.
-const AHEAD_MAX: Duration = Duration::from_secs(2);
 
 /// What the session does for the hub.
 enum Role {

@@ -70,6 +70,8 @@ pub enum SwitchReason {
     Preferred,
     /// A source is there again, in place of the slate.
     Recovered,
+    /// The leg before is no copy any more of the one that goes on.
+    Parted,
     /// An operator said so.
     Operator,
 }
@@ -83,6 +85,7 @@ impl SwitchReason {
             Self::Silent => "silent",
             Self::Preferred => "preferred",
             Self::Recovered => "recovered",
+            Self::Parted => "parted",
             Self::Operator => "operator",
         }
     }

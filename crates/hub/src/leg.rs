@@ -16,6 +16,8 @@ use crate::standby::Incoming;
 use crate::stream::Stream;
 use crate::timeline::{Repaired, Repairs, Timeline};
 
+/// How far a source may be ahead of real time before its session leaves its socket alone.
+pub const AHEAD_MAX: Duration = Duration::from_secs(2);
 /// How often a leg copies its figures to where others can read them.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 /// How long an announced sound is waited for before silence stands in.
@@ -267,7 +269,7 @@ impl Leg {
         let stream = Arc::clone(&self.stream);
         let has_others = stream.has_several_legs.load(Ordering::Relaxed);
         let mut ready = std::mem::take(&mut self.ready);
-        let mut has_media = false;
+        let (mut has_media, mut has_picture) = (false, false);
         while let Some(repaired) = self.timeline.poll() {
             let (unit, is_stand_in) = match repaired {
                 Repaired::Config(config) => {
@@ -282,6 +284,7 @@ impl Leg {
                 Repaired::StandIn(unit) => (unit, true),
             };
             has_media = true;
+            has_picture |= unit.track == TrackKind::Video;
             let audio_scale = self.audio_scale.unwrap_or(media::Timescale::VIDEO);
             let scale = if unit.track == TrackKind::Audio { audio_scale } else { media::Timescale::VIDEO };
             self.observer.observe(&unit, scale);
@@ -297,10 +300,10 @@ impl Leg {
             stream.on_jump(&mut shared, at, self.id);
         }
         if has_media {
-            // A source that is paced has delivered until the time it is ahead to.
-            let delivered = at.now + self.timeline.ahead();
+            // A source that is paced has delivered until it is read again.
+            let delivered = at.now + self.timeline.ahead().saturating_sub(AHEAD_MAX);
             if let Some(leg) = shared.leg_mut(self.id) {
-                leg.on_media(at.now, delivered);
+                leg.on_media(at.now, delivered, has_picture);
                 if self.budget.is_overdrawn() {
                     leg.kick.send_replace(Some("more than 200 Mbit/s is not taken".into()));
                 }
@@ -326,10 +329,9 @@ impl Leg {
 
 impl Drop for Leg {
     fn drop(&mut self) {
-        // Without a clock here, the moment of the last media is the best there is; `close` tells it exactly.
-        let last = self.stream.lock().leg_mut(self.id).map(|leg| leg.last_media.unwrap_or(leg.began));
-        if let Some(now) = last {
-            self.stream.remove_leg(self.id, Arrival { now, utc_nanos: 0 });
+        // Without a clock here: the next look at the clocks removes it. `close` does so at once.
+        if let Some(leg) = self.stream.lock().leg_mut(self.id) {
+            leg.is_gone = true;
         }
     }
 }

@@ -87,7 +87,11 @@ pub struct LegStatus {
 pub(crate) struct LegRecord {
     pub(crate) id: u64,
     pub(crate) publisher: Publisher,
+    /// Of any track.
     pub(crate) last_media: Option<Instant>,
+    last_picture: Option<Instant>,
+    /// Its session is gone, and the next look at the clocks removes it.
+    pub(crate) is_gone: bool,
     /// The peer has closed its side, and what it sent before is still being taken in.
     pub(crate) has_hung_up: bool,
     pub(crate) is_disabled: bool,
@@ -114,6 +118,8 @@ impl LegRecord {
             id,
             publisher,
             last_media: None,
+            last_picture: None,
+            is_gone: false,
             has_hung_up: false,
             is_disabled: false,
             began: now,
@@ -132,14 +138,17 @@ impl LegRecord {
     }
 
     /// It has delivered media that reaches until then.
-    pub(crate) fn on_media(&mut self, now: Instant, until: Instant) {
+    pub(crate) fn on_media(&mut self, now: Instant, until: Instant, has_picture: bool) {
         self.last_media = Some(until);
+        if has_picture {
+            self.last_picture = Some(until);
+        }
         self.healthy_since.get_or_insert(now);
     }
 
-    /// How long nothing has come; since it connected, where nothing ever came.
+    /// How long nothing has come: no picture, if it ever brought one. Since it connected, where nothing ever came.
     pub(crate) fn silence(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.last_media.unwrap_or(self.began))
+        now.saturating_duration_since(self.last_picture.or(self.last_media).unwrap_or(self.began))
     }
 
     /// How it does, where silence of `suspect_after` is suspect.
@@ -148,7 +157,7 @@ impl LegRecord {
             LegState::Disabled
         } else if self.last_media.is_none() {
             LegState::Waiting
-        } else if self.has_hung_up || self.silence(now) >= suspect_after {
+        } else if self.has_hung_up || self.is_gone || self.silence(now) >= suspect_after {
             LegState::Suspect
         } else {
             LegState::Healthy

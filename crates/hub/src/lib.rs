@@ -30,7 +30,7 @@ use tokio::sync::watch;
 
 pub use copies::CopyStats;
 pub use event::{Event, EventKind, EventLog, SwitchReason};
-pub use leg::{Announcement, Leg};
+pub use leg::{AHEAD_MAX, Announcement, Leg};
 pub use legs::{LegRole, LegState, LegStatus};
 pub use observe::{Advice, Observed, lint};
 pub use program::{Arrival, CopyFigures, ProgramStats};

@@ -31,6 +31,12 @@ const TOLERANCE: i64 = 720;
 const CONFLICTS_MAX: u32 = 8;
 /// Units in a row that must be found as far from where a copy puts them before it is moved.
 const DRIFT_RUN: u32 = 3;
+/// Farthest that a grid moves.
+const DRIFT_NANOS_MAX: i64 = 100_000_000;
+/// Furthest that legs may be apart that are called copies: content that repeats looks like a copy that is late.
+const SKEW_MAX: Duration = Duration::from_secs(4);
+/// Shortest interval between pictures that is remembered: shorter ones are made by squeezing.
+const STEP_MIN: i64 = 720;
 
 /// When something reached us, on both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +82,8 @@ struct Feed {
     known: Tracks,
     /// It brings no sound to a program that has it.
     is_silent: bool,
+    /// It brings pictures of its own.
+    has_pictures: bool,
     /// The furthest it has come on each track, in program time.
     reached: [i64; 2],
     /// It joined as a copy of another one.
@@ -239,7 +247,8 @@ impl Program {
         let Some(feed) = self.feeds.get_mut(index) else { return };
         let Incoming { mut unit, hash, is_stand_in } = incoming;
         feed.last = at.now;
-        let begins = unit.is_random_access && (unit.track == TrackKind::Video || feed.known.video.is_none());
+        let begins = unit.is_random_access && (unit.track == TrackKind::Video || !feed.has_pictures);
+        feed.has_pictures |= unit.track == TrackKind::Video;
         let changed = (begins && feed.known != *self.tracks).then(|| feed.known.clone());
         if let Some(scale) = changed.as_ref().and_then(|tracks| tracks.audio.as_ref()).map(|audio| audio.timescale)
             && self.tracks.audio.as_ref().is_none_or(|audio| audio.timescale != scale)
@@ -253,6 +262,7 @@ impl Program {
         };
         let shift = if unit.track == TrackKind::Video { feed.video_shift } else { feed.audio_shift };
         let is_copy = feed.is_copy;
+        let waits = is_old && unit.track == TrackKind::Audio;
         if is_old {
             self.stats.dropped_units += 1;
         } else {
@@ -262,7 +272,7 @@ impl Program {
             let held = Held { at, leg, unit, hash, is_stand_in, changed, deadline };
             if is_alone && !is_copy { self.emit(held) } else { self.merge(index, held) }
         }
-        if self.feeds.get(index).is_some_and(|feed| feed.is_silent) {
+        if waits || self.feeds.get(index).is_some_and(|feed| feed.is_silent) {
             self.stand_in(at);
         }
     }
@@ -272,6 +282,9 @@ impl Program {
     fn drift(&mut self, index: usize, held: &Held, tolerance: i64) -> Option<i64> {
         let (track, hash) = (held.unit.track, held.hash.filter(|_| !held.is_stand_in)?);
         let twin = *self.copies.prints(track).unique(hash)?;
+        if self.scale(track).nanos(twin.dts - held.unit.dts.0).saturating_abs() > DRIFT_NANOS_MAX {
+            return None; // it was shown before: that is no drift
+        }
         let feed = self.feeds.get_mut(index)?;
         let run = feed.drift.get_mut(place(track))?;
         let off = twin.dts - held.unit.dts.0;
@@ -298,7 +311,10 @@ impl Program {
             held.unit.pts = held.unit.pts + off;
         }
         let dts = held.unit.dts.0;
-        let expected = self.expected(track);
+        let passed = match track {
+            TrackKind::Video => self.video.is_some_and(|(last, _)| dts <= last),
+            TrackKind::Audio => self.audio_head.is_some_and(|head| dts < head - tolerance),
+        };
         let Some(feed) = self.feeds.get_mut(index) else { return };
         if let Some(reached) = feed.reached.get_mut(place(track)) {
             let step = dts.saturating_sub(*reached);
@@ -307,13 +323,18 @@ impl Program {
             }
             *reached = dts.max(*reached);
         }
-        if expected.is_some_and(|expected| dts < expected - tolerance.min(interval.max(1))) {
+        let near = self.copies.prints(track).near(dts, tolerance);
+        let is_twin = near.is_some_and(|twin| held.hash.is_some_and(|hash| hash == twin.hash));
+        if passed || is_twin {
             self.on_passed(index, &held, tolerance);
         } else {
             let waiting = self.copies.held(track);
-            let twin =
-                waiting.range(dts - tolerance..=dts + tolerance).map(|(dts, held)| (*dts, held.is_stand_in)).next();
-            match twin {
+            let mut near = waiting.range(dts - tolerance..=dts + tolerance);
+            // The same unit, or something in its place where nothing better is known.
+            let twin = near.find(|(place, known)| {
+                known.hash == held.hash || known.is_stand_in || held.is_stand_in || **place == dts
+            });
+            match twin.map(|(place, known)| (*place, known.is_stand_in)) {
                 Some((place, true)) if !held.is_stand_in => {
                     waiting.remove(&place);
                     waiting.insert(dts, held);
@@ -407,7 +428,10 @@ impl Program {
             let scale = |tracks: &Tracks| tracks.audio.as_ref().map(|audio| audio.timescale);
             if scale(&tracks) != scale(&self.tracks) {
                 self.audio_head = None;
-                self.feeds.retain(|feed| feed.leg == leg); // copies are looked for anew
+                // Copies are looked for anew.
+                for feed in self.feeds.extract_if(.., |feed| feed.leg != leg) {
+                    self.candidates.push(Candidate { leg: feed.leg, learner: Learner::default() });
+                }
                 self.copies.prints(TrackKind::Audio).clear();
             }
             self.set_tracks(tracks);
@@ -422,7 +446,7 @@ impl Program {
         }
         match unit.track {
             TrackKind::Video => {
-                if let Some((dts, _)) = self.video {
+                if let Some((dts, _)) = self.video.filter(|(dts, _)| unit.dts.0 - dts >= STEP_MIN) {
                     if self.steps.len() == STEPS {
                         self.steps.pop_front();
                     }
@@ -523,13 +547,19 @@ impl Program {
     }
 
     /// Where a leg lies that carries what the program carries; none for one that does not.
-    pub(crate) fn likeness(&self, leg: u64, tracks: &Tracks) -> Option<Shifts> {
+    pub(crate) fn likeness(&self, leg: u64, standby: &Standby) -> Option<Shifts> {
         let candidate = self.candidates.iter().find(|candidate| candidate.leg == leg)?;
-        candidate.learner.shifts(&self.tracks).filter(|_| *tracks == *self.tracks)
+        let shifts = candidate.learner.shifts(&self.tracks).filter(|_| standby.tracks == *self.tracks)?;
+        let nanos = self.lead_nanos(shifts, standby);
+        (nanos.unsigned_abs() <= u64::try_from(SKEW_MAX.as_nanos()).unwrap_or(u64::MAX)).then_some(shifts)
     }
 
     /// How far a leg that is a copy is ahead of the program.
     pub(crate) fn lead_of(&self, shifts: Shifts, standby: &Standby) -> Duration {
+        Duration::from_nanos(u64::try_from(self.lead_nanos(shifts, standby)).unwrap_or(0))
+    }
+
+    fn lead_nanos(&self, shifts: Shifts, standby: &Standby) -> i64 {
         let track = if self.tracks.video.is_some() { TrackKind::Video } else { TrackKind::Audio };
         let (head, shift) = match track {
             TrackKind::Video => (self.video.map(|(dts, _)| dts), shifts.video),
@@ -538,7 +568,7 @@ impl Program {
         let units = standby.units.iter().rev().map(|(_, incoming)| &incoming.unit);
         let newest = units.into_iter().find(|unit| unit.track == track).map(|unit| unit.dts.0 + shift);
         let ahead = newest.zip(head).map_or(0, |(newest, head)| newest - head);
-        Duration::from_nanos(u64::try_from(self.scale(track).nanos(ahead)).unwrap_or(0))
+        self.scale(track).nanos(ahead)
     }
 }
 

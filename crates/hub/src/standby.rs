@@ -8,8 +8,9 @@ use media::{AccessUnit, CodecConfig, TrackKind};
 use crate::program::{Announced, Arrival};
 use crate::ring::Tracks;
 
-/// GOPs that began within this time are all kept: a switch looks for a random access point in the gap.
-const KEEP: Duration = Duration::from_millis(1500);
+/// GOPs that began within this time are all kept: a switch looks for a random access point in the gap, and a copy that is ahead has
+/// what the other one did not bring.
+const KEEP: Duration = Duration::from_secs(4);
 /// Most units kept: the longest GOP (10 s) of 240 pictures and 400 frames of sound a second.
 const UNITS_MAX: usize = 6400;
 /// Most bytes kept: 8 s at 60 Mbit/s.

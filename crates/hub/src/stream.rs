@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::HubConfig;
 use crate::copies::CopyStats;
-use crate::event::{Draft, EventKind, EventLog};
+use crate::event::{Draft, EventKind, EventLog, SwitchReason};
 use crate::leg::{Leg, Ready};
 use crate::legs::{LegRecord, LegState, LegStatus};
 use crate::observe::{Advice, Observed, lint};
@@ -142,6 +142,8 @@ pub(crate) struct Shared {
     pub(crate) pinned: Option<u64>,
     /// An operator wants the stream on this leg, once.
     pub(crate) forced: Option<u64>,
+    /// The leg that leads because an operator said so.
+    pub(crate) chosen: Option<u64>,
     /// How the last leg that led was lost.
     pub(crate) cause: Cause,
     /// When the program went back to a preferred leg, lately.
@@ -217,6 +219,7 @@ impl Stream {
             alone_since: None,
             pinned: None,
             forced: None,
+            chosen: None,
             cause: Cause::Nobody,
             returns: VecDeque::new(),
         };
@@ -324,7 +327,9 @@ impl Stream {
         if shared.state == StreamState::Ended {
             return Err(PublishError::Ending(self.name.clone()));
         }
-        if let Err(error) = self.make_room(&mut shared, at, &publisher) {
+        let mut room = Ok(());
+        self.emitting(&mut shared, at, |shared| room = self.make_room(shared, at, &publisher));
+        if let Err(error) = room {
             let is_news =
                 shared.refused_at.is_none_or(|last| at.now.saturating_duration_since(last) >= REFUSAL_INTERVAL);
             if is_news {
@@ -390,9 +395,13 @@ impl Stream {
         if shared.state == StreamState::Ended {
             return;
         }
-        let before = shared.program.stats.units;
+        self.emitting(shared, at, |shared| self.take_all(shared, at, id, ready));
+    }
+
+    fn take_all(&self, shared: &mut Shared, at: Arrival, id: u64, ready: impl Iterator<Item = Ready>) {
         let Shared { program, legs, .. } = shared;
         let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) else { return };
+        let feeds = program.feeds().count();
         for item in ready {
             match item {
                 Ready::Config(config) => {
@@ -401,10 +410,16 @@ impl Stream {
                 }
                 Ready::Unit(incoming) if program.is_fed_by(id) => program.unit(at, id, incoming),
                 Ready::Unit(incoming) => {
-                    program.observe(at, id, &leg.standby.tracks, &incoming);
+                    if !leg.is_disabled {
+                        program.observe(at, id, &leg.standby.tracks, &incoming);
+                    }
                     leg.standby.push(at, incoming);
                 }
             }
+        }
+        if program.feeds().count() < feeds {
+            let text = format!("{} has other sound now: copies of it are looked for anew", leg.describe());
+            self.tell(at, Draft::new(EventKind::Parted, Some(id), text));
         }
         if !program.is_fed_by(id) {
             self.look_for_copies(shared, at, id);
@@ -414,6 +429,12 @@ impl Stream {
         if shared.program.leader() != Some(id) || shared.forced.is_some() {
             self.consider(shared, at);
         }
+    }
+
+    /// Does something that may bring the program on, and wakes those who read it.
+    pub(crate) fn emitting(&self, shared: &mut Shared, at: Arrival, work: impl FnOnce(&mut Shared)) {
+        let before = shared.program.stats.units;
+        work(shared);
         if shared.program.stats.units > before {
             self.on_emitted(shared, at);
         }
@@ -441,13 +462,15 @@ impl Stream {
         if shared.state == StreamState::Ended {
             return None;
         }
-        let before = shared.program.stats.units;
-        self.note_health(&mut shared, at);
-        self.consider(&mut shared, at);
-        shared.program.release_all(at);
-        if shared.program.stats.units > before {
-            self.on_emitted(&mut shared, at);
+        let gone: Vec<u64> = shared.legs.iter().filter(|leg| leg.is_gone).map(|leg| leg.id).collect();
+        for id in gone {
+            self.take_out(&mut shared, at, id, "its session failed");
         }
+        self.emitting(&mut shared, at, |shared| {
+            self.note_health(shared, at);
+            self.consider(shared, at);
+            shared.program.release_all(at);
+        });
         if shared.alone_since.is_some_and(|since| at.now.saturating_duration_since(since) >= HASH_ON) {
             self.has_several_legs.store(false, Ordering::Relaxed);
         }
@@ -491,16 +514,19 @@ impl Stream {
 
     pub(crate) fn remove_leg(&self, id: u64, at: Arrival) {
         let mut shared = self.shared.lock();
-        if !shared.has_leg(id) {
-            return; // replaced before it closed
+        if shared.has_leg(id) {
+            self.take_out(&mut shared, at, id, "it closed its connection");
         }
-        let before = shared.program.stats.units;
-        self.drop_leg(&mut shared, at, id, "it closed its connection");
-        if shared.program.stats.units > before {
-            self.on_emitted(&mut shared, at);
+    }
+
+    fn take_out(&self, shared: &mut Shared, at: Arrival, id: u64, why: &str) {
+        if shared.state == StreamState::Ended {
+            shared.legs.retain(|leg| leg.id != id);
+            return;
         }
-        if shared.state == StreamState::Live && shared.program.leader().is_none() && !self.may_go_on(&shared, at.now) {
-            self.lose(&mut shared, at, "the last leg that delivered is gone");
+        self.emitting(shared, at, |shared| self.drop_leg(shared, at, id, why));
+        if shared.state == StreamState::Live && shared.program.leader().is_none() && !self.may_go_on(shared, at.now) {
+            self.lose(shared, at, "the last leg that delivered is gone");
         }
     }
 
@@ -517,10 +543,10 @@ impl Stream {
     fn drop_leg(&self, shared: &mut Shared, at: Arrival, id: u64, why: &str) {
         let Some(index) = shared.legs.iter().position(|leg| leg.id == id) else { return };
         let leg = shared.legs.remove(index);
-        let led = shared.program.leader() == Some(id);
+        let led = (shared.program.leader() == Some(id)).then_some(SwitchReason::Closed);
         self.tell(at, Draft::new(EventKind::LegLeft, Some(id), format!("{} left: {why}", leg.describe())));
         shared.program.forget(at, id);
-        if led {
+        if led.is_some() {
             shared.cause = Cause::Closed { leg: id, since: leg.last_media.unwrap_or(leg.began) };
         }
         shared.pinned = shared.pinned.filter(|pinned| *pinned != id);

@@ -31,28 +31,34 @@ impl Stream {
     /// Changes the leg that leads, if there is a reason and a leg that can.
     pub(crate) fn consider(&self, shared: &mut Shared, at: Arrival) {
         shared.forced = shared.forced.filter(|forced| shared.program.leader() != Some(*forced));
-        if let Some((target, reason)) = self.target(shared, at.now) {
-            self.switch(shared, at, target, reason);
+        for (target, reason) in self.targets(shared, at.now) {
+            if self.switch(shared, at, target, reason) {
+                return;
+            }
         }
     }
 
-    fn target(&self, shared: &Shared, now: Instant) -> Option<(u64, SwitchReason)> {
+    /// The legs that should lead, the best first: one that has no random access point yet must not stand in the way of another.
+    fn targets(&self, shared: &Shared, now: Instant) -> Vec<(u64, SwitchReason)> {
         let suspect_after = self.suspect_after(shared);
         let is_healthy = |leg: &LegRecord| leg.health(now, suspect_after) == LegState::Healthy;
         let leader = shared.program.leader();
+        let leading = leader.and_then(|id| shared.leg(id));
+        let leads_well = leading.is_some_and(is_healthy);
+        let mut targets = Vec::new();
         for wanted in [shared.forced, shared.pinned].into_iter().flatten() {
             if shared.leg(wanted).is_some_and(is_healthy) {
-                return (leader != Some(wanted)).then_some((wanted, SwitchReason::Operator));
+                if leader == Some(wanted) {
+                    return targets;
+                }
+                targets.push((wanted, SwitchReason::Operator));
             }
         }
-        let leading = leader.and_then(|id| shared.leg(id));
+        if leads_well && !targets.is_empty() {
+            return targets;
+        }
         let others = || shared.legs.iter().filter(|leg| Some(leg.id) != leader && is_healthy(leg));
-        if !leading.is_some_and(is_healthy) {
-            let best = others().min_by_key(|leg| {
-                let is_alike = shared.program.likeness(leg.id, &leg.standby.tracks).is_some();
-                let is_copy = shared.program.is_fed_by(leg.id);
-                (!is_copy, !is_alike, leg.publisher.rank, Reverse(leg.last_media))
-            })?;
+        if !leads_well {
             let reason = match (leading, shared.cause) {
                 (Some(leg), _) if leg.is_disabled => SwitchReason::Operator,
                 (Some(leg), _) if leg.has_hung_up => SwitchReason::Closed,
@@ -60,23 +66,35 @@ impl Stream {
                 (None, Cause::Closed { .. }) => SwitchReason::Closed,
                 (None, Cause::Nobody) => SwitchReason::Joined,
             };
-            return Some((best.id, reason));
+            let mut best: Vec<&LegRecord> = others().collect();
+            best.sort_by_key(|leg| {
+                let is_alike = shared.program.likeness(leg.id, &leg.standby).is_some();
+                let is_copy = shared.program.is_fed_by(leg.id);
+                (!is_copy, !is_alike, leg.publisher.rank, Reverse(leg.last_media))
+            });
+            targets.extend(best.into_iter().map(|leg| (leg.id, reason)));
+            return targets;
         }
-        if leading.is_some_and(LegRecord::is_slate) {
-            let best = others().min_by_key(|leg| (leg.publisher.rank, Reverse(leg.last_media)))?;
-            return Some((best.id, SwitchReason::Recovered));
-        }
-        let rank = leading.map(|leg| leg.publisher.rank)?;
+        let Some(leading) = leading else { return targets };
         let flaps = shared.returns.iter().filter(|then| now.saturating_duration_since(**then) < FLAP_TIME).count();
-        let is_steady = |leg: &&LegRecord| {
-            leg.healthy_since.is_some_and(|since| now.saturating_duration_since(since) >= self.config.hold_down)
+        let (reason, hold_down) = if leading.is_slate() {
+            (SwitchReason::Recovered, Duration::ZERO)
+        } else if flaps < RETURNS_MAX && shared.chosen != leader {
+            (SwitchReason::Preferred, self.config.hold_down)
+        } else {
+            return targets;
         };
-        let preferred = others().filter(|leg| leg.publisher.rank < rank).filter(is_steady);
-        let best = preferred.min_by_key(|leg| (leg.publisher.rank, leg.id)).filter(|_| flaps < RETURNS_MAX);
-        best.map(|leg| (leg.id, SwitchReason::Preferred))
+        let is_steady =
+            |leg: &&LegRecord| leg.healthy_since.is_some_and(|since| now.saturating_duration_since(since) >= hold_down);
+        let mut best: Vec<&LegRecord> =
+            others().filter(|leg| leg.publisher.rank < leading.publisher.rank).filter(is_steady).collect();
+        best.sort_by_key(|leg| (leg.publisher.rank, leg.id));
+        targets.extend(best.into_iter().map(|leg| (leg.id, reason)));
+        targets
     }
 
-    fn switch(&self, shared: &mut Shared, at: Arrival, target: u64, reason: SwitchReason) {
+    /// Makes a leg lead; whether it could.
+    fn switch(&self, shared: &mut Shared, at: Arrival, target: u64, reason: SwitchReason) -> bool {
         let before = shared.program.leader();
         let since_last = shared.program.last_arrival().map(|last| at.now.saturating_duration_since(last));
         let joined = if shared.program.is_fed_by(target) {
@@ -84,9 +102,9 @@ impl Stream {
             None
         } else {
             let Shared { program, legs, .. } = shared;
-            let Some(leg) = legs.iter_mut().find(|leg| leg.id == target) else { return };
-            let likeness = program.likeness(target, &leg.standby.tracks);
-            let Some(joined) = program.join(at, target, &mut leg.standby, likeness) else { return };
+            let Some(leg) = legs.iter_mut().find(|leg| leg.id == target) else { return false };
+            let likeness = program.likeness(target, &leg.standby);
+            let Some(joined) = program.join(at, target, &mut leg.standby, likeness) else { return false };
             Some(joined)
         };
         let text = self.describe_switch(shared, at.now, (before, target, reason), joined, since_last);
@@ -102,8 +120,11 @@ impl Stream {
                 shared.returns.pop_front();
             }
         }
+        // Where an operator put the stream it stays, while that leg is healthy.
+        shared.chosen = Some(target).filter(|_| reason == SwitchReason::Operator);
         (shared.cause, shared.forced) = (Cause::Nobody, shared.forced.filter(|forced| *forced != target));
-        self.after_change(shared, at, false);
+        self.after_change(shared, at, None);
+        true
     }
 
     /// A switch in words: which leg, why, and what it cost.
@@ -136,7 +157,12 @@ impl Stream {
         };
         let squeezed = joined.map_or(0, |joined| joined.squeezed);
         if joined.is_none_or(|joined| joined.is_copy) {
-            text.push_str("; it carries the same encode, nothing is lost");
+            let is_whole = joined.is_none_or(|joined| joined.lost == 0);
+            text.push_str(if is_whole {
+                "; it carries the same encode, nothing is lost"
+            } else {
+                "; it carries the same encode"
+            });
         } else if squeezed > 0 {
             let _ = write!(text, "; {squeezed} pictures of its GOP were caught up");
         }
@@ -146,15 +172,15 @@ impl Stream {
         text
     }
 
-    /// The legs that feed the program may have changed: those that do not are looked at for likeness. Where a leg is gone that
-    /// led and a copy of it goes on, that is told.
-    pub(crate) fn after_change(&self, shared: &mut Shared, at: Arrival, led: bool) {
-        if let (true, Some(next)) = (led, shared.program.leader()) {
+    /// The legs that feed the program may have changed: those that do not are looked at for likeness. Where a leg led that does not
+    /// any more, for this reason, and a copy of it goes on, that is told.
+    pub(crate) fn after_change(&self, shared: &mut Shared, at: Arrival, led: Option<SwitchReason>) {
+        if let (Some(reason), Some(next)) = (led, shared.program.leader()) {
             let leg = shared.leg(next).map(LegRecord::describe).unwrap_or_default();
-            let text = format!("{leg} carries on alone: it carries the same encode, nothing is lost");
-            let (gap, units_lost, reason) = (Some(Duration::ZERO), Some(0), Some(SwitchReason::Closed));
+            let text = format!("{leg} carries on: it carries the same encode, nothing is lost");
+            let (gap, units_lost, reason) = (Some(Duration::ZERO), Some(0), Some(reason));
             self.tell(at, Draft { reason, gap, units_lost, ..Draft::new(EventKind::Switched, Some(next), text) });
-            shared.cause = Cause::Nobody;
+            (shared.cause, shared.chosen) = (Cause::Nobody, None);
         }
         let Shared { program, legs, .. } = shared;
         legs.iter().for_each(|leg| program.add_candidate(leg.id));
@@ -164,7 +190,7 @@ impl Stream {
     pub(crate) fn look_for_copies(&self, shared: &mut Shared, at: Arrival, id: u64) {
         let Shared { program, legs, .. } = shared;
         let Some(leg) = legs.iter_mut().find(|leg| leg.id == id && !leg.is_disabled) else { return };
-        let Some(shifts) = program.leader().and_then(|_| program.likeness(id, &leg.standby.tracks)) else { return };
+        let Some(shifts) = program.leader().and_then(|_| program.likeness(id, &leg.standby)) else { return };
         let lead = program.lead_of(shifts, &leg.standby);
         if lead > self.config.merge_window {
             return; // too far ahead: what it has kept is used when it is needed
@@ -191,7 +217,7 @@ impl Stream {
     }
 
     fn part(&self, shared: &mut Shared, at: Arrival, id: u64, why: &str) {
-        let led = shared.program.leader() == Some(id);
+        let led = (shared.program.leader() == Some(id)).then_some(SwitchReason::Parted);
         let leg = shared.leg(id).map(LegRecord::describe).unwrap_or_default();
         self.tell(at, Draft::new(EventKind::Parted, Some(id), format!("{leg} is no copy any more: {why}")));
         shared.program.forget(at, id);
@@ -230,7 +256,7 @@ impl Stream {
     /// There is no such leg.
     pub fn pin(&self, at: Arrival, leg: Option<u64>) -> Result<(), UnknownLeg> {
         let text = leg.map_or("the stream is not held on a leg any more".into(), |leg| format!("held on leg {leg}"));
-        self.operate(at, leg, text, |shared| shared.pinned = leg)
+        self.operate(at, leg, text, |shared| (shared.pinned, shared.chosen) = (leg, None))
     }
 
     /// Wants the stream on a leg, once: at its next random access point.
@@ -251,8 +277,10 @@ impl Stream {
             if let Some(record) = shared.leg_mut(leg) {
                 record.is_disabled = is_disabled;
             }
-            if is_disabled && shared.program.feeds().count() > 1 {
+            let led = shared.program.leader() == Some(leg);
+            if is_disabled && shared.program.is_fed_by(leg) && shared.program.feeds().count() > 1 {
                 shared.program.forget(at, leg);
+                self.after_change(shared, at, led.then_some(SwitchReason::Operator));
             }
         })
     }
@@ -269,10 +297,12 @@ impl Stream {
             return Err(UnknownLeg(unknown));
         }
         self.tell(at, Draft::new(EventKind::Operator, leg, text));
-        change(&mut shared);
-        self.after_change(&mut shared, at, false);
-        self.note_health(&mut shared, at);
-        self.consider(&mut shared, at);
+        self.emitting(&mut shared, at, |shared| {
+            change(shared);
+            self.after_change(shared, at, None);
+            self.note_health(shared, at);
+            self.consider(shared, at);
+        });
         Ok(())
     }
 }

@@ -120,7 +120,7 @@ enum KeyCommand {
         #[arg(long)]
         play: bool,
         /// Rank of the legs that come with it: 0 is preferred, a higher one is a backup.
-        #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "play")]
+        #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "play", value_parser = clap::value_parser!(u8).range(0..100))]
         rank: u8,
         #[command(flatten)]
         state: StateArgs,

@@ -59,6 +59,7 @@ impl EventFollower {
             if missed > 0 {
                 self.metrics.events_lost.inc_by(missed);
                 warn!(missed, "events could not be kept: the store is too slow or fails");
+                self.next = first.number;
             }
             for event in events.iter().filter(|event| event.number >= self.unseen) {
                 self.tell(event);
@@ -87,6 +88,7 @@ impl EventFollower {
                 SwitchReason::Closed => telemetry::SwitchReason::closed,
                 SwitchReason::Silent => telemetry::SwitchReason::silent,
                 SwitchReason::Preferred => telemetry::SwitchReason::preferred,
+                SwitchReason::Parted => telemetry::SwitchReason::parted,
                 SwitchReason::Recovered => telemetry::SwitchReason::recovered,
                 SwitchReason::Operator => telemetry::SwitchReason::operator,
             });

@@ -192,6 +192,8 @@ pub enum SwitchReason {
     preferred,
     /// A source in place of the slate.
     recovered,
+    /// The one before was no copy any more.
+    parted,
     /// An operator said so.
     operator,
 }

@@ -39,7 +39,7 @@ pub struct EventView {
     pub kind: String,
     /// The leg it is about, where it is about one.
     pub leg: Option<i64>,
-    /// Why, for a switch: `joined`, `closed`, `silent`, `preferred`, `recovered` (from the slate), `operator`.
+    /// Why, for a switch: `joined`, `closed`, `silent`, `preferred`, `recovered` (from the slate), `parted`, `operator`.
     pub reason: Option<String>,
     /// What was seen, in words.
     pub text: String,
@@ -132,7 +132,9 @@ pub(super) async fn follow_events(
     let log = Arc::clone(api.hub.events());
     let changed = log.watch();
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let next = last.map_or_else(|| *changed.borrow(), |last| last.saturating_add(1));
+    let head = *changed.borrow();
+    // A number that was never given is of another life of this server.
+    let next = last.filter(|last| *last < head).map_or(head, |last| last + 1);
     let follower = Follower { log, changed, next, stream, stopped: api.stopped.clone() };
     let body = stream::unfold(follower, |mut follower| async move {
         let text = follower.next().await?;

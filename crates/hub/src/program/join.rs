@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use media::{AccessUnit, Timescale, TrackKind};
 
 use super::{Arrival, FILL_MS_MAX, Feed, PROGRAM_START, Program};
-use crate::copies::{Held, Shifts};
+use crate::copies::{Held, Prints, Run, Shifts};
 use crate::ring::Tracks;
 use crate::standby::{Incoming, Standby};
 use crate::timeline::silent_unit;
@@ -75,8 +75,15 @@ impl Program {
         let has_picture = |(_, incoming): &(Arrival, Incoming)| incoming.unit.track == TrackKind::Video;
         let has_video = standby.tracks.video.is_some() && (!waited || standby.units.iter().any(has_picture));
         let anchor_track = if has_video { TrackKind::Video } else { TrackKind::Audio };
-        let (index, squeeze) = self.anchor(standby, anchor_track)?;
-        self.release_now(at);
+        self.anchor(standby, anchor_track)?;
+        // Nothing that is held waits any longer: another leg goes on from here.
+        let feeds = std::mem::take(&mut self.feeds);
+        self.release_all(at);
+        let Some((index, squeeze)) = self.anchor(standby, anchor_track) else {
+            self.feeds = feeds;
+            return None;
+        };
+        self.forget_likeness();
         let mut tracks = standby.tracks.clone();
         let own = Tracks { video: tracks.video.clone(), audio: None };
         if !has_video {
@@ -92,17 +99,14 @@ impl Program {
         let anchor_pts = scale.rescale(anchor, Timescale::VIDEO);
         let before = self.video.filter(|_| self.tracks.video.is_some() && has_video).map(|(_, pts)| pts);
         let interval = self.interval(TrackKind::Video);
-        let audio_shift = self.join_audio(&tracks, standby, at, anchor_pts, squeeze.shift);
-        if let Some(audio) = &tracks.audio {
-            // No sound from before the first picture, whenever it comes.
-            let floor = Timescale::VIDEO.rescale(anchor_pts, audio.timescale) + audio_shift;
-            self.audio_head.get_or_insert(floor);
-        }
+        let audio_shift = self.join_audio(&tracks, standby, at, anchor_pts, squeeze);
         self.set_tracks(tracks);
         self.stats.joins += 1;
+        let has_pictures = standby.tracks.video.is_some();
         self.start_feed(at, leg, (squeeze.shift, audio_shift), known, is_silent);
-        if let Some(feed) = self.feeds.first_mut().filter(|_| anchor_track == TrackKind::Video) {
-            feed.anchor = anchor_pts;
+        if let Some(feed) = self.feeds.first_mut() {
+            feed.has_pictures = has_pictures;
+            feed.anchor = if anchor_track == TrackKind::Video { anchor_pts } else { i64::MIN };
         }
         let squeezed = self.replay(leg, standby, index, squeeze, audio_shift);
         let gap = before.map(|before| (squeeze.place(anchor_pts) - before - interval).max(0));
@@ -127,31 +131,41 @@ impl Program {
             anchor: i64::MIN,
             known,
             is_silent,
+            has_pictures: true,
             reached: [i64::MIN; 2],
             is_copy: false,
             conflicts: 0,
-            drift: [crate::copies::Run::default(); 2],
+            drift: [Run::default(); 2],
             last: at.now,
             figures: super::CopyFigures::default(),
         }];
         self.candidates.retain(|candidate| candidate.leg != leg);
     }
 
-    /// Nothing that is held waits any longer: another leg goes on from here.
-    fn release_now(&mut self, at: Arrival) {
-        self.feeds.clear();
-        self.release_all(at);
+    /// Another encode goes on: what was learned of the one before says nothing of it.
+    fn forget_likeness(&mut self) {
+        self.candidates.iter_mut().for_each(|candidate| candidate.learner.restart());
+        self.copies.emitted.iter_mut().for_each(Prints::clear);
     }
 
     /// A leg that carries what the program carries: what it has of what is missing, and on.
     fn carry_on(&mut self, at: Arrival, leg: u64, standby: &mut Standby, shifts: Shifts) -> Joined {
-        let head = self.video.map(|(dts, _)| dts);
+        let interval = self.interval(TrackKind::Video);
+        let next = self.video.map(|(dts, _)| dts + interval).filter(|_| self.tracks.video.is_some());
+        let pictures =
+            standby.units.iter().map(|(_, incoming)| &incoming.unit).filter(|unit| unit.track == TrackKind::Video);
+        let first = pictures.into_iter().map(|unit| unit.dts.0 + shifts.video).find(|dts| Some(*dts + interval) > next);
+        // What it brings later follows without a hole.
+        let missing = next.zip(first).map_or(0, |(next, first)| first - next).max(0);
         self.add_copy(at, leg, standby, shifts);
         self.feeds.retain(|feed| feed.leg == leg);
         self.stats.joins += 1;
         self.release_all(at);
-        let gap = Some(Duration::ZERO).filter(|_| head.is_some());
-        Joined { gap, lost: 0, squeezed: 0, is_copy: true }
+        let is_hole = missing > interval / 2;
+        let gap = Duration::from_nanos(u64::try_from(Timescale::VIDEO.nanos(missing)).unwrap_or(0));
+        let lost = u64::try_from((missing + interval / 2).checked_div(interval).unwrap_or(0)).unwrap_or(0);
+        let gap = if is_hole { gap } else { Duration::ZERO };
+        Joined { gap: next.map(|_| gap), lost, squeezed: 0, is_copy: true }
     }
 
     /// A leg that carries what the program carries feeds it too, from what it has kept.
@@ -161,6 +175,7 @@ impl Program {
         self.start_feed(at, leg, (shifts.video, audio_shift), known, false);
         if let Some(feed) = self.feeds.first_mut() {
             feed.is_copy = true;
+            feed.has_pictures = standby.tracks.video.is_some();
         }
         let feed = std::mem::replace(&mut self.feeds, others);
         self.feeds.extend(feed);
@@ -217,7 +232,8 @@ impl Program {
         // Where the squeezed line meets the true one. At 1 ms for each frame a thousand frames a second is all there is.
         let until =
             to + (to - from).checked_mul(STEP_MIN)?.checked_div(frame - STEP_MIN).filter(|rest| *rest >= 0)? + 1;
-        (until <= last.unit.pts.0 + shift).then_some((index, Squeeze { shift, from, to, until, frame }))
+        // What follows has its own stamps: the last of what is kept must lie beyond.
+        (until <= last.unit.dts.0 + shift).then_some((index, Squeeze { shift, from, to, until, frame }))
     }
 
     /// The end of the program: of the picture, else of the sound, on the video scale.
@@ -244,13 +260,17 @@ impl Program {
 
     /// The shift of the sound: the picture's, moved by at most half a frame onto the program's grid. Fills the hole
     /// between the old sound and the new with silence.
-    fn join_audio(&mut self, tracks: &Tracks, standby: &Standby, at: Arrival, anchor: i64, video_shift: i64) -> i64 {
+    fn join_audio(&mut self, tracks: &Tracks, standby: &Standby, at: Arrival, anchor: i64, squeeze: Squeeze) -> i64 {
         let Some(audio) = &tracks.audio else { return 0 };
         let scale = audio.timescale;
-        let exact = Timescale::VIDEO.rescale(video_shift, scale);
+        let exact = Timescale::VIDEO.rescale(squeeze.shift, scale);
         let same = self.tracks.audio.as_ref() == Some(audio);
         let Some(head) = self.audio_head.filter(|_| same) else {
-            self.audio_head = None;
+            // No sound from before the first picture, whenever it comes, and none from before the sound that was.
+            let floor = Timescale::VIDEO.rescale(squeeze.place(anchor), scale);
+            let before = self.audio_head.zip(self.tracks.audio.as_ref());
+            let before = before.map(|(head, audio)| audio.timescale.rescale(head, scale));
+            self.audio_head = Some(before.map_or(floor, |before| before.max(floor)));
             return exact;
         };
         let length = i64::from(audio.samples_per_unit);
@@ -258,7 +278,7 @@ impl Program {
             standby.units.iter().map(|(_, incoming)| &incoming.unit).filter(|unit| unit.track == TrackKind::Audio);
         let first = sound.into_iter().map(|unit| unit.dts.0).find(|dts| *dts + exact > head - length / 2);
         let first = first.unwrap_or_else(|| Timescale::VIDEO.rescale(anchor, scale));
-        let frames = ((first + exact - head + length / 2).div_euclid(length)).max(0);
+        let frames = (first + exact - head + length / 2).div_euclid(length);
         if frames * length <= FILL_MS_MAX * i64::from(scale.hz()) / 1000 {
             for frame in 0..frames {
                 if let Some(unit) = silent_unit(audio, head + frame * length) {

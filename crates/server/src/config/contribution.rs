@@ -124,6 +124,11 @@ fn is_zero(weight: &u16) -> bool {
     *weight == 0
 }
 
+/// Slates come after all sources.
+fn rank(key: &'static str, rank: u8) -> Result<u8, ConfigError> {
+    range(key, rank.into(), 0, 99).map(|_| rank)
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
 fn is_best(rank: &u8) -> bool {
     *rank == 0
@@ -254,7 +259,7 @@ impl UdpTable {
                     address: row.address,
                     interface: row.interface,
                     silent_after: Duration::from_secs(silent_seconds),
-                    rank: row.rank,
+                    rank: rank(key, row.rank)?,
                 })
             };
             list.iter().map(stream).collect::<Result<Vec<_>, _>>()
@@ -292,7 +297,7 @@ impl SrtTable {
                 },
                 latency: Duration::from_millis(latency_ms),
                 silent_after: Duration::from_secs(self.silent_seconds),
-                rank: call.rank,
+                rank: rank(key, call.rank)?,
             });
         }
         Ok(calls)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use media::TrackKind;
+use server::config::SecondPublisherName;
 use testkit::publisher::Publisher;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -54,8 +55,8 @@ async fn a_wrong_key_is_refused_with_words_the_encoder_shows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_encoder_is_refused_while_the_first_is_healthy_and_takes_over_when_it_is_silent() {
-    let rig = Rig::start().await;
+async fn where_the_policy_is_to_refuse_a_second_encoder_waits_until_the_first_is_silent() {
+    let rig = Rig::with(|file| file.streams.second_publisher = SecondPublisherName::Refuse).await;
     let key = rig.key("show").await;
     let mut first = Publisher::connect(rig.rtmp(), "live", &key).await.expect("let in");
     let sound = Bytes::from_static(&[0xaf, 1, 0x21, 0x10]);

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use media::TrackKind;
+use server::config::SecondPublisherName;
 use testkit::publisher::{Publisher, Tag};
 
 use crate::rig::{Encoder, Rig, eventually, metric};
@@ -114,7 +115,7 @@ async fn a_source_faster_than_real_time_is_paced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_comes_after_a_burst_whose_sender_is_gone_takes_over_at_once() {
-    let rig = Rig::start().await;
+    let rig = Rig::with(|file| file.streams.second_publisher = SecondPublisherName::Refuse).await;
     // Sound alone: no more than the kernel takes at once, or the end would be stuck behind what does not fit.
     let tags = rig.clip(&Encoder { seconds: 8, video: None, ..Encoder::default() }).await;
     let key = rig.key("show").await;
