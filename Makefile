@@ -2,7 +2,7 @@
 CARGO = cargo
 LOCKED = --locked
 
-.PHONY: run test check fix fuzz bench soak drill-obs web
+.PHONY: run test check fix fuzz bench soak drills drill-obs web
 
 # The server with a demo source; prints the page to open.
 run:
@@ -48,6 +48,14 @@ soak:
 	@$(CARGO) xtask setup run
 	@$(CARGO) build $(LOCKED) --release --quiet --package throughline-server --package throughline-testkit
 	@$(CARGO) xtask soak $(MINUTES)
+
+# Paths, encoders and the server die, and players that are not ours count what they lost. Results: docs/drills.md. WHAT=copies,
+# encoders, slate, blip or restart runs one kind alone.
+ROUNDS = 100
+drills:
+	@$(CARGO) xtask setup test
+	@$(CARGO) build $(LOCKED) --release --quiet --package throughline-server --package throughline-testkit
+	@target/release/drills target/release/throughline $(ROUNDS) $(WHAT)
 
 # A real OBS Studio, without a screen, publishes for 24 seconds over RTMP, then over SRT.
 drill-obs:

@@ -59,6 +59,8 @@ pub struct Api {
     pub tasks: TaskTracker,
     /// Ends answers that would go on for ever.
     pub stopped: CancellationToken,
+    /// Begins to drain the server; the last wish counts.
+    pub drain: tokio::sync::watch::Sender<Option<DrainRequest>>,
 }
 
 impl std::fmt::Debug for Api {
@@ -109,6 +111,18 @@ struct NewKeyRequest {
 /// Highest rank of a source: slates come after all of them.
 const RANK_MAX: u8 = 99;
 
+/// How a server is emptied and stopped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainRequest {
+    /// Where publishers are to go that can be asked (Enhanced RTMP): `rtmp://HOST:PORT/live`. Without, to the same address again.
+    pub to: Option<String>,
+    /// How long they have, in seconds; 60 if nothing is said.
+    pub timeout_seconds: Option<u64>,
+    /// End all broadcasts (ENDLIST) instead of letting them go on after the next start.
+    pub end: bool,
+}
+
 /// Who may watch a stream.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -134,6 +148,8 @@ fn error(status: StatusCode, text: impl Into<String>) -> Response {
         list_streams,
         get_stream,
         continuity::change_legs,
+        end_stream,
+        drain,
         continuity::list_events,
         continuity::follow_events,
         get_playback,
@@ -146,6 +162,7 @@ fn error(status: StatusCode, text: impl Into<String>) -> Response {
     ),
     components(schemas(
         StreamView,
+        DrainRequest,
         EventView,
         continuity::LegChange,
         PlaybackView,
@@ -191,7 +208,8 @@ fn open_routes() -> Router<Api> {
 fn api_routes() -> Router<Api> {
     Router::new()
         .route("/api/v1/streams", get(list_streams))
-        .route("/api/v1/streams/{name}", get(get_stream))
+        .route("/api/v1/streams/{name}", get(get_stream).delete(end_stream))
+        .route("/api/v1/drain", post(drain))
         .route("/api/v1/streams/{name}/playback", get(get_playback).put(set_playback))
         .route("/api/v1/streams/{name}/legs", post(continuity::change_legs))
         .route("/api/v1/events", get(continuity::list_events))
@@ -260,6 +278,27 @@ async fn get_stream(State(api): State<Api>, Path(name): Path<String>) -> Respons
     let delivery = (api.delivery)().remove(stream.name()).unwrap_or_default();
     let playback = api.store.playback(stream.name());
     Json(StreamView::new(stream.status(Instant::now()), playback, delivery)).into_response()
+}
+
+/// Ends a broadcast: its playlist is complete (ENDLIST) and its publishers are disconnected.
+#[utoipa::path(delete, path = "/api/v1/streams/{name}", params(("name" = String, Path, description = "stream name")),
+    responses((status = 204, description = "ended"), (status = 404, body = ErrorBody)))]
+async fn end_stream(State(api): State<Api>, Path(name): Path<String>) -> Response {
+    let is_ended = name.parse::<StreamName>().is_ok_and(|name| api.hub.end(continuity::now(), &name));
+    if is_ended {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        error(StatusCode::NOT_FOUND, format!("there is no stream '{name}' now"))
+    }
+}
+
+/// Takes no new publisher, asks those that are there to go elsewhere, waits until they have gone, and stops the server.
+#[utoipa::path(post, path = "/api/v1/drain", request_body = DrainRequest,
+    responses((status = 202, description = "begun; the server stops when it is empty or the time is over")))]
+async fn drain(State(api): State<Api>, Json(request): Json<DrainRequest>) -> StatusCode {
+    api.ready.store(false, Ordering::Relaxed);
+    api.drain.send_replace(Some(request));
+    StatusCode::ACCEPTED
 }
 
 /// Who may watch a stream, whether it is there now or not.

@@ -5,5 +5,7 @@
 mod api;
 mod store;
 
-pub use api::{Api, DeliveryFigures, EventView, KeyView, LegView, PlaybackView, StreamView, openapi_json};
+pub use api::{
+    Api, DeliveryFigures, DrainRequest, EventView, KeyView, LegView, PlaybackView, StreamView, openapi_json,
+};
 pub use store::{EraRow, EventRow, KeyPurpose, KeyRecord, NewKey, Store, StoreError};

@@ -22,6 +22,7 @@ use listen::{ConnectionLimits, Limits, accept_all};
 use media::{AuthorizePlay, StreamKey, StreamName};
 use telemetry::{CloseReason, Metrics, Protocol, RejectReason, RepairKind, catch_panic};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -75,7 +76,19 @@ pub struct Gateway {
     programs: Arc<HashMap<StreamName, u16>>,
     tracker: TaskTracker,
     shutdown: CancellationToken,
+    /// Set when publishers are to go elsewhere.
+    draining: watch::Sender<Option<Draining>>,
 }
+
+/// Publishers are to go elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Draining {
+    /// Where to: an RTMP address for encoders that can be asked; none: to the same address again.
+    pub to: Option<String>,
+}
+
+/// What publishers are told while the server drains.
+pub(crate) const DRAINING: &str = "this server is about to stop: connect to another one, or again in a minute";
 
 impl std::fmt::Debug for Gateway {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -93,7 +106,8 @@ impl Gateway {
         shutdown: CancellationToken,
     ) -> Self {
         let (limits, programs) = (Limits::new(limits), Arc::default());
-        Self { hub, doors, metrics, limits, programs, tracker: TaskTracker::new(), shutdown }
+        let draining = watch::Sender::new(None);
+        Self { hub, doors, metrics, limits, programs, tracker: TaskTracker::new(), shutdown, draining }
     }
 
     /// Takes these programs (`program_number`) of transport streams that have several; without one, the first that has
@@ -146,6 +160,11 @@ impl Gateway {
             drop(place);
         };
         self.tracker.spawn(session.instrument(info_span!("session", %peer, protocol = protocol.as_str())));
+    }
+
+    /// Takes no new publisher from here on, and asks encoders that can be asked to connect anew.
+    pub fn drain(&self, draining: Draining) {
+        self.draining.send_replace(Some(draining));
     }
 
     /// Waits until all sessions have ended.

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use crate::{Gateway, arrival, count_repairs, in_time};
+use crate::{Draining, Gateway, arrival, count_repairs, in_time};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
@@ -42,6 +42,7 @@ enum Role {
 struct Publishing {
     leg: Leg,
     kicked: watch::Receiver<Option<String>>,
+    draining: watch::Receiver<Option<Draining>>,
     counted: Repairs,
     /// The first track seen of each kind is the stream.
     tracks: [Option<u8>; 2],
@@ -120,6 +121,7 @@ enum Wake {
     Written(std::io::Result<usize>),
     Entry(Arc<Entry>),
     Kicked(String),
+    Drain(Draining),
     Timeout,
     HungUp,
     Shutdown,
@@ -182,6 +184,10 @@ impl Connection<'_> {
                 }
                 Wake::Entry(entry) => self.send_entry(&entry),
                 Wake::Kicked(reason) => self.close(CloseReason::kicked, reason),
+                Wake::Drain(draining) => {
+                    let description = "the server is about to stop".into();
+                    self.input(Input::Command(Command::Reconnect { tc_url: draining.to, description }));
+                }
                 Wake::Timeout if self.is_paced() => {}
                 Wake::Timeout if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
                     self.input(Input::Timeout);
@@ -267,6 +273,9 @@ impl Connection<'_> {
     }
 
     fn on_publish(&mut self, path: &str, name: &StreamKey) {
+        if self.gateway.draining.borrow().is_some() {
+            return self.reject(RejectReason::draining, Rejection::BadName(crate::DRAINING.into()));
+        }
         let outcome = self.authorize(path, name).and_then(|grant| {
             let publisher = Publisher {
                 protocol: self.protocol.as_str(),
@@ -296,8 +305,9 @@ impl Connection<'_> {
             Ok(leg) => {
                 info!(stream = %leg.stream().name(), "publisher joined");
                 let kicked = leg.kicked();
-                let (counted, tracks) = (Repairs::default(), [None; 2]);
-                self.role = Role::Publishing(Box::new(Publishing { leg, kicked, counted, tracks, paced_until: None }));
+                let (counted, tracks, draining) = (Repairs::default(), [None; 2], self.gateway.draining.subscribe());
+                let publishing = Publishing { leg, kicked, draining, counted, tracks, paced_until: None };
+                self.role = Role::Publishing(Box::new(publishing));
                 self.input(Input::Command(Command::Accept));
             }
             Err((reason, rejection)) => self.reject(reason, rejection),
@@ -440,8 +450,13 @@ impl Role {
             Self::Undecided => std::future::pending().await,
             Self::Playing { subscriber, .. } => Wake::Entry(subscriber.next().await),
             Self::Publishing(publishing) => {
-                let reason = publishing.kicked.wait_for(Option::is_some).await;
-                Wake::Kicked(reason.ok().and_then(|reason| reason.clone()).unwrap_or_default())
+                let Publishing { kicked, draining, .. } = &mut **publishing;
+                tokio::select! {
+                    reason = kicked.wait_for(Option::is_some) => {
+                        Wake::Kicked(reason.ok().and_then(|reason| reason.clone()).unwrap_or_default())
+                    }
+                    Ok(()) = draining.changed() => Wake::Drain(draining.borrow_and_update().clone().unwrap_or_default()),
+                }
             }
         }
     }

@@ -120,6 +120,8 @@ pub(crate) struct Shifts {
 pub(crate) struct Learner {
     own: [Prints; 2],
     runs: [Run; 2],
+    /// Frames of sound that would have taught something.
+    telling_sound: u32,
 }
 
 impl Learner {
@@ -127,6 +129,9 @@ impl Learner {
     pub(crate) fn on_own(&mut self, track: TrackKind, print: Print, emitted: &Prints, hz: u32, tolerance: i64) {
         let (Some(own), Some(run)) = (self.own.get_mut(place(track)), self.runs.get_mut(place(track))) else { return };
         own.push(print, hz);
+        if track == TrackKind::Audio && own.unique(print.hash).is_some() {
+            self.telling_sound = self.telling_sound.saturating_add(1);
+        }
         if let (Some(_), Some(twin)) = (own.unique(print.hash), emitted.unique(print.hash)) {
             run.observe(twin.dts - print.dts, tolerance);
         }
@@ -152,6 +157,9 @@ impl Learner {
             return (audio.count >= AUDIO_ONLY_RUN).then_some(Shifts { video: 0, audio: Some(audio.offset) });
         }
         let knows_sound = audio.count >= AUDIO_RUN;
+        if tracks.audio.is_some() && !knows_sound && self.telling_sound >= AUDIO_ONLY_RUN {
+            return None; // the same pictures with other sound
+        }
         let enough = if tracks.audio.is_none() || knows_sound { VIDEO_RUN } else { VIDEO_RUN_WITHOUT_SOUND };
         let audio = knows_sound.then_some(audio.offset);
         (video.count >= enough).then_some(Shifts { video: video.offset, audio })

@@ -360,6 +360,32 @@ fn holes_of_one_copy_are_filled_by_the_other() {
 }
 
 #[test]
+fn the_same_pictures_with_other_sound_are_no_copy_and_with_silence_they_are() {
+    for is_silent in [false, true] {
+        let mut world = World::new(HubConfig::default());
+        let paths = [path(1, 0, 20, true), path(1, 40_000, 60, false)];
+        let mut legs = [world.connect("a", 0), world.connect("a", 0)];
+        for made in units(1, 0, 12 * SECOND) {
+            world.now_nanos = made.nanos();
+            for (index, (leg, path)) in legs.iter_mut().zip(&paths).enumerate() {
+                let encode = if made.track == 1 && index == 1 { 2 } else { 1 };
+                let number = if made.track == 1 && is_silent { 0 } else { made.number };
+                let (bytes, at) =
+                    (Made { encode: if is_silent { 1 } else { encode }, number, ..made }.payload(), world.at());
+                let nanos = made.nanos() + path.offset_nanos;
+                if made.track == 1 {
+                    leg.audio_unit(at, AudioCodec::Aac, nanos, bytes);
+                } else {
+                    leg.video_unit(at, nanos, 0, made.number % GOP == 0, &bytes);
+                }
+            }
+        }
+        let role = world.status().legs.get(1).map(|leg| leg.role);
+        assert_eq!(role, Some(if is_silent { LegRole::Copy } else { LegRole::Standby }), "silent: {is_silent}");
+    }
+}
+
+#[test]
 fn another_encode_with_equal_parameters_is_no_copy_and_takes_over_within_its_gop() {
     let mut world = World::new(HubConfig::default());
     let paths = [path(1, 0, 20, true), path(2, 99_000, 40, true)];

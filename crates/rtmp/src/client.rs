@@ -88,6 +88,12 @@ pub enum ClientEvent {
         /// The packet.
         media: Media,
     },
+    /// The server wants this client to connect anew and to leave this connection then.
+    /// spec: Enhanced RTMP v2, reconnect request
+    ReconnectRequested {
+        /// Where to; none: to where it is now.
+        tc_url: Option<String>,
+    },
 }
 
 /// The state machine.
@@ -199,6 +205,8 @@ impl ClientSession {
             ("flashVer", "FMLE/3.0 (compatible; Throughline)".into()),
             ("tcUrl", self.config.tc_url.as_str().into()),
             ("fourCcList", Value::StrictArray(four_ccs)),
+            // spec: Enhanced RTMP v2, `capsEx`: reconnect
+            ("capsEx", 1.0.into()),
         ]);
         self.link.announce();
         self.link.command(0, "connect", CONNECT, &[info]);
@@ -259,6 +267,11 @@ impl ClientSession {
                 self.link.allow_media();
                 self.link.push(ClientEvent::Started);
                 self.state = State::Running { stream_id, clock: Unroller::default() };
+            }
+            ("onStatus", state) if text("code") == "NetConnection.Connect.ReconnectRequest" => {
+                let tc_url = Some(text("tcUrl")).filter(|url| !url.is_empty()).map(str::to_owned);
+                self.link.push(ClientEvent::ReconnectRequested { tc_url });
+                self.state = state;
             }
             ("onStatus", _) if text("code") == "NetStream.Play.UnpublishNotify" => {} // closed
             (_, state) => self.state = state,

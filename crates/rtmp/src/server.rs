@@ -28,8 +28,8 @@ const MESSAGE_STREAMS_MAX: u32 = 8;
 const EMPTY_MEDIA_BYTES: usize = 2;
 /// Codecs that are taken and given. spec: Enhanced RTMP v2, `fourCcList`
 const FOUR_CCS: [&str; 6] = ["avc1", "hvc1", "av01", "vp09", "mp4a", "Opus"];
-/// spec: Enhanced RTMP v2, `capsEx`: multitrack, ModEx, nanosecond offset
-const CAPS_EX: f64 = 2.0 + 4.0 + 8.0;
+/// spec: Enhanced RTMP v2, `capsEx`: reconnect, multitrack, ModEx, nanosecond offset
+const CAPS_EX: f64 = 1.0 + 2.0 + 4.0 + 8.0;
 /// spec: Enhanced RTMP v2, info maps: can decode (1: we package it) and forward (4)
 const CAN_DECODE_AND_FORWARD: f64 = 5.0;
 
@@ -77,6 +77,14 @@ pub enum Command {
     SendConfig(CodecConfig),
     /// To a player: one access unit, with the configuration of its track.
     SendUnit(CodecConfig, AccessUnit),
+    /// To a publisher that knows the request: connect anew, to this address or the same one; this session goes on meanwhile.
+    /// spec: Enhanced RTMP v2, reconnect request
+    Reconnect {
+        /// Where to, if not where it is.
+        tc_url: Option<String>,
+        /// Why, for people.
+        description: String,
+    },
     /// End the session and say why.
     Close(String),
 }
@@ -177,6 +185,8 @@ pub struct ServerSession {
     message_streams: u32,
     /// Bytes that came while the application had not decided yet.
     early: Vec<u8>,
+    /// The peer knows what a request to reconnect is.
+    takes_reconnect: bool,
 }
 
 impl ServerSession {
@@ -184,7 +194,7 @@ impl ServerSession {
     pub fn new(now: Instant, config: ServerConfig) -> Self {
         let handshake = Handshake::new(config.nonce);
         let state = State::Handshake { handshake, deadline: now + HANDSHAKE_TIMEOUT };
-        Self { config, state, link: Link::new(), message_streams: 0, early: Vec::new() }
+        Self { config, state, link: Link::new(), message_streams: 0, early: Vec::new(), takes_reconnect: false }
     }
 
     /// Advances the session. After an error it is closed and stays so; drain its output, so that the peer is told why.
@@ -386,6 +396,7 @@ impl ServerSession {
         let path = whole.split('?').next().unwrap_or_default().trim_matches('/');
         let (app, rest) = path.split_once('/').unwrap_or((path, ""));
         self.link.announce();
+        self.takes_reconnect = info.get("capsEx").and_then(Value::as_u32).is_some_and(|caps| caps & 1 != 0);
         if app != &*self.config.app {
             let error = Error::UnknownApp { got: app.into(), ours: self.config.app.clone() };
             let status = status("error", "NetConnection.Connect.Rejected", &error.to_string());
@@ -464,13 +475,31 @@ impl ServerSession {
                 self.send_unit(stream_id, &mut origin_nanos, &config, &unit);
                 State::Playing { stream_id, origin_nanos }
             }
+            (state @ State::Publishing { .. }, Command::Reconnect { tc_url, description }) => {
+                if self.takes_reconnect {
+                    self.link.command(
+                        0,
+                        "onStatus",
+                        0.0,
+                        &[Value::Null, reconnect_request(tc_url.as_deref(), &description)],
+                    );
+                }
+                state
+            }
             (state, Command::Close(text)) => {
                 self.state = state;
                 self.say_goodbye(&text);
                 State::Closed
             }
             // A verdict or media that comes too late, after the peer has moved on.
-            (state, Command::Accept | Command::Reject(_) | Command::SendConfig(_) | Command::SendUnit(..)) => state,
+            (
+                state,
+                Command::Accept
+                | Command::Reject(_)
+                | Command::SendConfig(_)
+                | Command::SendUnit(..)
+                | Command::Reconnect { .. },
+            ) => state,
         };
     }
 
@@ -514,6 +543,15 @@ impl ServerSession {
             State::Handshake { .. } | State::Ended { .. } | State::Closed => {}
         }
     }
+}
+
+/// spec: Enhanced RTMP v2, reconnect request
+fn reconnect_request(tc_url: Option<&str>, description: &str) -> Value {
+    let mut request = status("status", "NetConnection.Connect.ReconnectRequest", description);
+    if let (Value::Object(fields), Some(tc_url)) = (&mut request, tc_url) {
+        fields.push(("tcUrl".into(), tc_url.into()));
+    }
+    request
 }
 
 /// An information object. spec: RTMP 1.0 §7.2.2

@@ -54,6 +54,15 @@ enum Command {
     },
     /// Say which leg feeds a stream of the running server. Without a leg, its legs are shown.
     Switch(continuity::SwitchArgs),
+    /// End a broadcast of the running server: its playlist is complete then, and its publishers are disconnected.
+    End {
+        /// Name of the stream.
+        stream: StreamName,
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// Empty the running server and stop it: no new publishers, and those that can be asked go elsewhere.
+    Drain(continuity::DrainArgs),
     /// Show what happened to the streams of the running server, the newest last.
     Events(continuity::EventsArgs),
     /// Look at configuration files.
@@ -159,6 +168,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<bool> {
         }
         Command::Status { state, json } => runtime.block_on(status(&state.state, json)),
         Command::Switch(args) => runtime.block_on(continuity::switch(args)),
+        Command::End { stream, state } => runtime.block_on(continuity::end(&stream, &state.state)),
+        Command::Drain(args) => runtime.block_on(continuity::drain(args)),
         Command::Events(args) => runtime.block_on(continuity::events(args)),
         Command::Config(ConfigCommand::Check(args)) => check(args),
         Command::Openapi => {
@@ -202,7 +213,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let format = if file.log.format == LogFormatName::Json { LogFormat::Json } else { LogFormat::Text };
     init_logging(format, &file.log.filter).map_err(|error| anyhow::anyhow!("log filter: {error}"))?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let server = Server::start(config).await?;
+    let mut server = Server::start(config).await?;
     let addresses = server.addresses();
     for (name, address) in [
         ("http", addresses.http),
@@ -230,6 +241,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = server.drained() => {}
     }
     server.stop().await;
     Ok(())

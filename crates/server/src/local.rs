@@ -103,7 +103,7 @@ impl LocalClient {
             let text = value["error"].as_str().map_or_else(|| status.to_string(), str::to_owned);
             return Err(LocalError::Refused(text));
         }
-        let text = if status == StatusCode::NO_CONTENT { b"null" } else { &bytes[..] };
+        let text = if matches!(status, StatusCode::NO_CONTENT | StatusCode::ACCEPTED) { b"null" } else { &bytes[..] };
         serde_json::from_slice(text).map_err(|error| broken(&error))
     }
 }

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use control::{Api, DeliveryFigures, EraRow, KeyPurpose, Store};
+use control::{Api, DeliveryFigures, DrainRequest, EraRow, KeyPurpose, Store};
 use delivery::{Delivery, EraRecord, EraStore, Saving, Surroundings};
-use gateway::{Doors, Gateway, Grant, SrtCall, UdpStream};
+use gateway::{Doors, Draining, Gateway, Grant, SrtCall, UdpStream};
 use hub::{Arrival, Hub};
 use media::{PlayRefusal, Playback, StreamKey, StreamName};
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,7 @@ use telemetry::Metrics;
 use telemetry::encoding::text::encode;
 use telemetry::registry::Registry;
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,6 +33,10 @@ use crate::tls::Certificate;
 /// How often the hub looks at its clocks.
 const HUB_TICK: Duration = Duration::from_millis(50);
 
+/// Time that publishers have to go, where an operator says nothing.
+const DRAIN_SECONDS: u64 = 60;
+/// Time that players have to fetch a playlist that has ended: two target durations and a little.
+const LAST_PLAYLIST: Duration = Duration::from_secs(6);
 /// Time within the grace time for the operations side, which ends last.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -68,6 +73,8 @@ pub struct Server {
     /// Cancelled first: nothing new is taken.
     draining: CancellationToken,
     gateway: Gateway,
+    hub: Arc<Hub>,
+    drain: watch::Receiver<Option<DrainRequest>>,
     delivery: Delivery,
     /// Ends the operations side, last.
     stopped: CancellationToken,
@@ -268,7 +275,8 @@ impl Server {
         tracker.spawn(run_clock(Arc::clone(&hub), draining.clone()));
         let ready = Arc::new(AtomicBool::new(true));
         tracker.spawn(follower.run(stopped.clone()));
-        let api = make_api(&hub, &store, registry, &delivery, &ready, &tracker, &stopped);
+        let (drain, drain_wanted) = watch::channel(None);
+        let api = make_api(&hub, &store, registry, &delivery, &ready, (&tracker, &stopped, drain));
         serve_operations(api, ops, &config.state, &stopped, &tracker)?;
         let first_token = store.first_operator_token().await?;
         write_addresses(&config.state, &addresses)?;
@@ -280,6 +288,8 @@ impl Server {
             ready,
             draining,
             gateway,
+            hub,
+            drain: drain_wanted,
             delivery,
             stopped,
             tracker,
@@ -296,6 +306,32 @@ impl Server {
     /// The operator's token, at the first start only.
     pub fn first_token(&self) -> Option<&str> {
         self.first_token.as_deref()
+    }
+
+    /// Waits until an operator has asked to drain, and publishers have gone or the time is over. Cancel-safe until then.
+    pub async fn drained(&mut self) {
+        let Ok(request) = self.drain.wait_for(Option::is_some).await.map(|request| request.clone().unwrap_or_default())
+        else {
+            return std::future::pending().await;
+        };
+        let timeout = Duration::from_secs(request.timeout_seconds.unwrap_or(DRAIN_SECONDS));
+        info!(seconds = timeout.as_secs(), "draining: no new publishers");
+        self.gateway.drain(Draining { to: request.to });
+        let began = Instant::now();
+        let sources = || self.hub.streams().iter().filter(|stream| stream.has_source(Instant::now())).count();
+        while sources() > 0 && began.elapsed() < timeout {
+            tokio::time::sleep(HUB_TICK).await;
+        }
+        info!(left = sources(), "drained");
+        if request.end {
+            let streams = self.hub.streams();
+            for stream in &streams {
+                self.hub.end(arrival(), stream.name());
+            }
+            if !streams.is_empty() {
+                tokio::time::sleep(LAST_PLAYLIST).await; // players fetch the complete playlist
+            }
+        }
     }
 
     /// Stops: takes nothing new, tells everybody, saves where broadcasts stand, and ends within the grace time.
@@ -344,8 +380,7 @@ fn make_api(
     registry: Registry,
     delivery: &Delivery,
     ready: &Arc<AtomicBool>,
-    tasks: &TaskTracker,
-    stopped: &CancellationToken,
+    (tasks, stopped, drain): (&TaskTracker, &CancellationToken, watch::Sender<Option<DrainRequest>>),
 ) -> Api {
     let figures = delivery.clone();
     let delivery = move || {
@@ -376,6 +411,7 @@ fn make_api(
         ready: Arc::clone(ready),
         tasks: tasks.clone(),
         stopped: stopped.clone(),
+        drain,
     }
 }
 
@@ -398,6 +434,12 @@ fn serve_operations(
     Ok(())
 }
 
+/// Both clocks, read at once.
+fn arrival() -> Arrival {
+    let utc = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Arrival { now: Instant::now(), utc_nanos: i64::try_from(utc.as_nanos()).unwrap_or(i64::MAX) }
+}
+
 /// Lets the hub look at its clocks.
 async fn run_clock(hub: Arc<Hub>, shutdown: CancellationToken) {
     let mut ticks = tokio::time::interval(HUB_TICK);
@@ -407,9 +449,7 @@ async fn run_clock(hub: Arc<Hub>, shutdown: CancellationToken) {
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        let utc = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let at = Arrival { now: Instant::now(), utc_nanos: i64::try_from(utc.as_nanos()).unwrap_or(i64::MAX) };
-        hub.tick(at);
+        hub.tick(arrival());
     }
 }
 

@@ -63,6 +63,8 @@ pub enum RejectReason {
     unauthorized,
     /// The stream has a healthy publisher.
     busy,
+    /// The server is about to stop.
+    draining,
     /// A limit of the server.
     limit,
     /// No such stream to play.

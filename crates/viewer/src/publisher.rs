@@ -19,6 +19,10 @@ const HEADER_BYTES_MAX: usize = 128;
 pub struct Publisher {
     socket: TcpStream,
     session: ClientSession,
+    /// Server, application, key.
+    place: (SocketAddr, String, String),
+    /// The server wants it elsewhere: where, or at the same place again.
+    asked_to_move: Option<Option<String>>,
 }
 
 impl Publisher {
@@ -35,7 +39,9 @@ impl Publisher {
             name: StreamKey::new(key),
             nonce: [5; 32],
         };
-        let mut publisher = Self { socket, session: ClientSession::new(Instant::now(), config) };
+        let place = (server, app.to_owned(), key.to_owned());
+        let session = ClientSession::new(Instant::now(), config);
+        let mut publisher = Self { socket, session, place, asked_to_move: None };
         loop {
             if publisher.flush().await? {
                 return Ok(publisher);
@@ -54,6 +60,7 @@ impl Publisher {
             match self.session.poll_output() {
                 Output::Send(bytes) => self.socket.write_all(&bytes).await.map_err(|error| error.to_string())?,
                 Output::Event(ClientEvent::Started) => started = true,
+                Output::Event(ClientEvent::ReconnectRequested { tc_url }) => self.asked_to_move = Some(tc_url),
                 Output::Event(_) => {}
                 Output::Wait(_) => return Ok(started),
             }
@@ -109,10 +116,29 @@ impl Publisher {
                     return self.close().await.map(|()| behind);
                 }
                 behind = behind.max(at.elapsed());
+                if tag.is_keyframe() && self.asked_to_move.is_some() {
+                    self.move_on(tags).await;
+                }
                 self.send(tag.track, timestamp_ms, tag.body.clone()).await?;
             }
         }
         Ok(behind)
+    }
+
+    /// Connects anew as the server has asked, and leaves this connection; where that cannot be, it stays and tries again at the
+    /// next keyframe. spec: Enhanced RTMP v2, reconnect request
+    async fn move_on(&mut self, tags: &[Tag]) {
+        let (server, app, key) = &self.place;
+        let to = self.asked_to_move.clone().flatten();
+        let host = to.as_deref().and_then(|url| url.strip_prefix("rtmp://")?.split('/').next()?.parse().ok());
+        let Ok(mut next) = Self::connect(host.unwrap_or(*server), app, key).await else { return };
+        for tag in tags.iter().filter(|tag| tag.timestamp_ms == 0 && tag.body.len() <= HEADER_BYTES_MAX) {
+            if next.send(tag.track, 0, tag.body.clone()).await.is_err() {
+                return;
+            }
+        }
+        let before = std::mem::replace(self, next);
+        let _ = before.close().await;
     }
 
     /// Ends the stream properly.
@@ -154,6 +180,13 @@ pub struct Tag {
     pub timestamp_ms: u32,
     /// The body.
     pub body: Bytes,
+}
+
+impl Tag {
+    /// A picture that a decoder can start with. spec: FLV 10.1 §E.4.3.1; in Enhanced RTMP the top bit is set beside
+    fn is_keyframe(&self) -> bool {
+        self.track == TrackKind::Video && self.body.first().is_some_and(|first| first >> 4 & 7 == 1)
+    }
 }
 
 /// The audio and video tags of an FLV file.

@@ -183,6 +183,12 @@ fn message(event: &Event) -> String {
     format!("id: {}\nevent: {}\ndata: {data}\n\n", view.number, view.kind)
 }
 
+/// Both clocks, read at once.
+pub(super) fn now() -> Arrival {
+    let utc = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Arrival { now: Instant::now(), utc_nanos: i64::try_from(utc.as_nanos()).unwrap_or(i64::MAX) }
+}
+
 /// What is to be done with the legs of a stream.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
@@ -222,8 +228,7 @@ pub(super) async fn change_legs(
 ) -> Response {
     let found = name.parse().ok().and_then(|name: StreamName| api.hub.stream(&name));
     let Some(stream) = found else { return error(StatusCode::NOT_FOUND, format!("there is no stream '{name}' now")) };
-    let utc = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let at = Arrival { now: Instant::now(), utc_nanos: i64::try_from(utc.as_nanos()).unwrap_or(i64::MAX) };
+    let at = now();
     let outcome = match change {
         LegChange::Pin { leg } => stream.pin(at, Some(leg)),
         LegChange::Unpin {} => stream.pin(at, None),

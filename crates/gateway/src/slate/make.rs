@@ -122,7 +122,8 @@ impl Card {
     fn arguments(&self, out: &Path) -> Vec<String> {
         let Format { width, height, frame_rate, .. } = &self.format;
         let rate = format!("{}/{}", frame_rate.numerator(), frame_rate.denominator());
-        let mut words: Vec<String> = ["-hide_banner", "-loglevel", "error", "-nostdin", "-y"].map(str::to_owned).into();
+        let mut words: Vec<String> =
+            ["-threads", "1", "-hide_banner", "-loglevel", "error", "-nostdin", "-y"].map(str::to_owned).into();
         let mut filter = format!(
             "scale={width}:{height}:force_original_aspect_ratio=decrease,pad={width}:{height}:-1:-1,setsar=1,fps={rate}"
         );
@@ -177,8 +178,15 @@ pub(super) async fn make(ffmpeg: &Path, folder: &Path, card: &Card) -> Result<Sl
     }
     tokio::fs::create_dir_all(folder).await.map_err(|error| format!("{}: {error}", folder.display()))?;
     let draft = kept.with_extension("new");
-    let mut command = Command::new(ffmpeg);
-    command.args(card.arguments(&draft)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // Live streams come first.
+    let mut command = Command::new("nice");
+    command
+        .args(["-n", "19"])
+        .arg(ffmpeg)
+        .args(card.arguments(&draft))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let running = command.kill_on_drop(true).output();
     let output = match tokio::time::timeout(TIME_MAX, running).await {
         Ok(Ok(output)) => output,

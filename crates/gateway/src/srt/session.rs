@@ -107,7 +107,9 @@ impl<'a> Session<'a> {
             Err((reason, code, text)) => return Err(refuse(reason, &request.refuse(code), &text)),
         };
         let (now, version, is_encrypted) = (Instant::now(), request.version(), request.is_encrypted());
-        let (refusal, group) = (request.refuse(RejectCode::CONFLICT), request.group());
+        let is_draining = gateway.draining.borrow().is_some();
+        let code = if is_draining { RejectCode::UNAVAILABLE } else { RejectCode::CONFLICT };
+        let (refusal, group) = (request.refuse(code), request.group());
         let own_group = group.map(|_| id | srt::GROUP_BIT);
         let is_publisher = matches!(wish, Wish::Publish(_));
         let connection = match request.accept(now, id, own_group, settings.of(&name, is_publisher)) {
@@ -125,6 +127,9 @@ impl<'a> Session<'a> {
         // Last, so that whoever has no passphrase disturbs nobody.
         let session = match wish {
             Wish::Play(subscriber) => Self::playing(gateway, path, group, subscriber),
+            Wish::Publish(_) if is_draining => {
+                return Err(refuse(RejectReason::draining, &refusal, crate::DRAINING));
+            }
             Wish::Publish(grant) => {
                 let publisher = Publisher {
                     protocol: Protocol::srt.as_str(),

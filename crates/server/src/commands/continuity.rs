@@ -1,9 +1,11 @@
 //! `switch` and `events`: legs and what happened to them.
 
 use std::io::{self, Write as _};
+use std::path::Path;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use control::{EventView, StreamView};
+use control::{DrainRequest, EventView, StreamView};
 use hyper::Method;
 use media::StreamName;
 
@@ -89,6 +91,38 @@ fn leg_table(stream: &StreamView) -> String {
         out.push_str("no legs\n");
     }
     out
+}
+
+pub(super) async fn end(stream: &StreamName, state: &Path) -> anyhow::Result<()> {
+    let client = LocalClient::connect(state).await?;
+    client.call::<()>(Method::DELETE, &format!("/api/v1/streams/{stream}"), String::new()).await?;
+    Ok(())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DrainArgs {
+    /// Where encoders with Enhanced RTMP are asked to go [default: to the same address again].
+    #[arg(long, value_name = "rtmp://HOST:PORT/live")]
+    to: Option<String>,
+    /// Seconds that publishers have.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    timeout: u64,
+    /// End all broadcasts (ENDLIST); without, they go on after the next start.
+    #[arg(long)]
+    end: bool,
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+/// Returns when the server has stopped.
+pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<()> {
+    let request = DrainRequest { to: args.to, timeout_seconds: Some(args.timeout), end: args.end };
+    let client = LocalClient::connect(&args.state.state).await?;
+    client.call::<()>(Method::POST, "/api/v1/drain", serde_json::to_string(&request)?).await?;
+    while LocalClient::connect(&args.state.state).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
 }
 
 #[derive(Debug, Args)]

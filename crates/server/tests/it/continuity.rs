@@ -5,6 +5,7 @@ use std::time::Duration;
 use server::config::{AlwaysOnTable, SecondPublisherName};
 use testkit::cable::Cable;
 use testkit::http;
+use testkit::publisher::Publisher;
 use testkit::relay::{Line, Relay};
 use testkit::witness::{Comparison, Hashes, Making, Source, Witness};
 
@@ -369,4 +370,40 @@ async fn a_slate_does_not_keep_a_stream_alive_and_one_that_cannot_be_made_is_a_g
     let has_gap = |playlist: &testkit::playlist::Playlist| playlist.segments.iter().any(|segment| segment.gap);
     let playlist = rig.playlist_when(&path, "a gap", has_gap).await;
     assert_eq!(playlist.broken_rules(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ertmp_03_a_server_that_drains_sends_its_encoders_elsewhere_and_takes_no_new_ones() {
+    let mut rig = Rig::start().await;
+    let key = rig.key("show").await;
+    let other = rig.beside().await;
+    let tags = rig.clip(&Encoder { seconds: 4, ..Encoder::default() }).await;
+    let publisher = Publisher::connect(rig.rtmp(), "live", &key).await.expect("let in");
+    let playing = tokio::spawn(async move { publisher.replay(&tags, Duration::from_secs(12)).await });
+    legs(&rig, "feeding", 1).await;
+
+    let request = serde_json::json!({ "to": format!("rtmp://{}/live", other.rtmp()), "timeout_seconds": 30 });
+    rig.ask(hyper::Method::POST, "/api/v1/drain", &request).await.expect("begun");
+    let began = std::time::Instant::now();
+    rig.server.as_mut().expect("runs").drained().await;
+    assert!(began.elapsed() < Duration::from_secs(8), "the encoder left at its next keyframe: {:?}", began.elapsed());
+    let refused = Publisher::connect(rig.rtmp(), "live", &key).await.expect_err("the server is about to stop");
+    assert!(refused.contains("about to stop"), "{refused}");
+    legs(&other, "feeding", 1).await;
+    rig.stop().await;
+    playing.await.expect("no panic").expect("to the end");
+    assert_eq!(events(&other, "leg.joined").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_ends_a_broadcast() {
+    let rig = Rig::start().await;
+    let _encoder = Encoder::default().publish(&rig.publish_url("show").await);
+    let path = rig.two_segments("show", "video").await;
+    let none = serde_json::Value::Null;
+    rig.ask(hyper::Method::DELETE, "/api/v1/streams/show", &none).await.expect("is there");
+    let playlist = rig.playlist_when(&path, "the end", |playlist| playlist.ended).await;
+    assert_eq!(playlist.broken_rules(), Vec::<String>::new());
+    let unknown = rig.ask(hyper::Method::DELETE, "/api/v1/streams/nothing", &none).await;
+    assert!(unknown.is_err_and(|text| text.contains("no stream 'nothing'")));
 }

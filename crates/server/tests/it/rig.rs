@@ -29,7 +29,7 @@ pub(crate) struct Rig {
     pub(crate) addresses: Addresses,
     pub(crate) state: PathBuf,
     _folder: TempDir,
-    _turn: SemaphorePermit<'static>,
+    _turn: Option<SemaphorePermit<'static>>,
 }
 
 fn config(state: &Path, addresses: &Addresses, change: impl FnOnce(&mut ConfigFile)) -> Config {
@@ -53,12 +53,28 @@ impl Rig {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut ConfigFile)) -> Self {
-        let turn = HEAVY.acquire().await.expect("never closed");
+        let turn = Some(HEAVY.acquire().await.expect("never closed"));
         let folder = tempfile::tempdir().expect("a folder");
         let state = folder.path().join("state");
         let server = Server::start(config(&state, &Addresses::default(), change)).await.expect("starts");
         let addresses = server.addresses().clone();
         Self { server: Some(server), addresses, state, _folder: folder, _turn: turn }
+    }
+
+    /// A second server beside this one that knows the same keys.
+    pub(crate) async fn beside(&self) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = folder.path().join("state");
+        std::fs::create_dir(&state).expect("a folder");
+        for entry in std::fs::read_dir(&self.state).expect("is there").flatten() {
+            let name = entry.file_name();
+            if name.to_string_lossy().contains(".db") || name.to_string_lossy().contains("sqlite") {
+                std::fs::copy(entry.path(), state.join(name)).expect("copied");
+            }
+        }
+        let server = Server::start(config(&state, &Addresses::default(), |_| {})).await.expect("starts");
+        let addresses = server.addresses().clone();
+        Self { server: Some(server), addresses, state, _folder: folder, _turn: None }
     }
 
     /// Stops as SIGTERM does.
@@ -115,6 +131,12 @@ impl Rig {
         let client = LocalClient::connect(&self.state).await.expect("the server runs");
         let path = format!("/api/v1/streams/{stream}/legs");
         client.call(hyper::Method::POST, &path, change.to_string()).await.map_err(|error| error.to_string())
+    }
+
+    /// Asks for something that is answered with nothing.
+    pub(crate) async fn ask(&self, method: hyper::Method, path: &str, body: &serde_json::Value) -> Result<(), String> {
+        let client = LocalClient::connect(&self.state).await.expect("the server runs");
+        client.call(method, path, body.to_string()).await.map_err(|error| error.to_string())
     }
 
     /// Follows server-sent events of the API.
