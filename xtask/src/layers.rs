@@ -79,7 +79,10 @@ const TABLE: [(&str, &[&str], &[&str]); 14] = [
         &["control", "delivery", "gateway", "hls", "hub", "listen", "media", "srt", "telemetry", "viewer"],
         &[
             "anyhow",
+            "base64",
             "clap",
+            "hmac",
+            "sha2",
             "http-body-util",
             "hyper",
             "hyper-util",

@@ -184,10 +184,7 @@ impl Connection<'_> {
                 }
                 Wake::Entry(entry) => self.send_entry(&entry),
                 Wake::Kicked(reason) => self.close(CloseReason::kicked, reason),
-                Wake::Drain(draining) => {
-                    let description = "the server is about to stop".into();
-                    self.input(Input::Command(Command::Reconnect { tc_url: draining.to, description }));
-                }
+                Wake::Drain(draining) => self.ask_to_reconnect(draining),
                 Wake::Timeout if self.is_paced() => {}
                 Wake::Timeout if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
                     self.input(Input::Timeout);
@@ -202,6 +199,11 @@ impl Connection<'_> {
                 Wake::Shutdown => self.close(CloseReason::shutdown, "the server is restarting".into()),
             }
         }
+    }
+
+    fn ask_to_reconnect(&mut self, draining: Draining) {
+        let description = "the server is about to stop".into();
+        self.input(Input::Command(Command::Reconnect { tc_url: draining.to, description }));
     }
 
     fn is_paced(&self) -> bool {

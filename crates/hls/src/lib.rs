@@ -23,3 +23,4 @@ mod utc;
 pub use hash::content_hash;
 pub use packager::{Continuation, Packager, PackagerConfig};
 pub use playlist::{Decision, Directives, InitSegment, MediaPlaylist, Part, Position, Resource, Segment, Targets};
+pub use utc::format_utc;

@@ -68,7 +68,7 @@ impl UtcMap {
 }
 
 /// `2026-11-23T12:30:10.123Z` from nanoseconds since 1970. spec: rfc8216bis §4.4.4.6
-pub(crate) fn format_utc(utc_nanos: i64) -> String {
+pub fn format_utc(utc_nanos: i64) -> String {
     let millis = utc_nanos.div_euclid(1_000_000);
     let (seconds, millis) = (millis.div_euclid(1000), millis.rem_euclid(1000));
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));

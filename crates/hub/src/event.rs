@@ -39,6 +39,21 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::LegJoined,
+        Self::LegLeft,
+        Self::LegState,
+        Self::LegRefused,
+        Self::Switched,
+        Self::Merged,
+        Self::Parted,
+        Self::Live,
+        Self::Lost,
+        Self::Ended,
+        Self::Operator,
+    ];
+
     /// The word for it in the API, in webhooks and in the log.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -5,12 +5,14 @@
 
 mod contribution;
 mod slate;
+mod webhook;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::webhooks::Webhook;
 use delivery::DeliveryConfig;
 use gateway::{SlateSettings, SrtCall, SrtSettings, UdpStream};
 use hls::PackagerConfig;
@@ -23,6 +25,7 @@ pub use contribution::{
 };
 
 pub use slate::{AlwaysOnTable, SlateTable};
+pub use webhook::WebhookTable;
 
 /// The configuration file as an operator writes it. Units are part of the keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +52,9 @@ pub struct ConfigFile {
     /// `[[always_on]]`
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub always_on: Vec<AlwaysOnTable>,
+    /// `[[webhook]]`
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub webhook: Vec<WebhookTable>,
     /// `[hls]`
     pub hls: HlsTable,
     /// `[limits]`
@@ -324,6 +330,8 @@ pub struct Config {
     pub programs: HashMap<media::StreamName, u16>,
     /// What viewers see while nobody publishes.
     pub slates: Option<SlateSettings>,
+    /// Programs that are told what happens.
+    pub webhooks: Vec<Webhook>,
     /// Operations.
     pub ops: Listen,
     /// Certificate and key, if they are named.
@@ -457,6 +465,7 @@ impl ConfigFile {
     #[must_use]
     pub fn redacted(mut self) -> Self {
         self.srt.redact();
+        self.webhook.iter_mut().for_each(WebhookTable::redact);
         self
     }
 
@@ -525,6 +534,7 @@ impl TryFrom<ConfigFile> for Config {
         let listen = |listen: Option<Listen>| listen.unwrap_or(Listen::Off);
         let state = file.state.unwrap_or_default();
         Ok(Self {
+            webhooks: file.webhook.iter().map(WebhookTable::webhook).collect::<Result<_, _>>()?,
             slates: file.slate.settings(&file.always_on, &state)?,
             state,
             http: listen(file.listen.http),

@@ -6,6 +6,7 @@ mod local;
 mod server;
 mod stream_metrics;
 mod tls;
+pub mod webhooks;
 
 pub use local::{Local, LocalClient, LocalError};
 pub use server::{Addresses, Server, StateLock};

@@ -29,6 +29,7 @@ use crate::event_follower::EventFollower;
 use crate::local::SOCKET;
 use crate::stream_metrics::StreamMetrics;
 use crate::tls::Certificate;
+use crate::webhooks;
 
 /// How often the hub looks at its clocks.
 const HUB_TICK: Duration = Duration::from_millis(50);
@@ -238,14 +239,15 @@ impl Server {
         let (draining, stopped, tracker) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let mut registry = Registry::with_prefix("throughline");
         let metrics = Metrics::register(&mut registry);
-        let hub = Arc::new(Hub::new(config.hub).with_events_from(store.next_event().await?));
+        let first_event = store.next_event().await?;
+        let hub = Arc::new(Hub::new(config.hub).with_events_from(first_event));
         let doors = doors(&store);
         let authorize = Arc::clone(&doors.play);
         let gateway = Gateway::new(Arc::clone(&hub), doors, config.rtmp_connections, metrics.clone(), draining.clone())
             .with_programs(config.programs);
         let eras = Arc::new(Eras(Arc::clone(&store)));
         let (streams, shutdown) = (Arc::clone(&hub), draining.clone());
-        let follower = EventFollower::new(&hub, &store, metrics.clone());
+        let (follower, told) = (EventFollower::new(&hub, &store, metrics.clone()), metrics.clone());
         let surroundings = Surroundings { hub: streams, eras, authorize, metrics, shutdown };
         let delivery = Delivery::new(config.delivery, surroundings);
         registry.register_collector(Box::new(StreamMetrics::new(Arc::clone(&hub), delivery.clone())));
@@ -263,18 +265,15 @@ impl Server {
         config.slates.into_iter().for_each(|slates| gateway.run_slates(slates));
         start_configured(&gateway, config.udp, config.srt_calls).await?;
         if let Some(certificate) = certificate {
-            if let Some(listener) = https {
-                let tls = certificate.server_config(&[b"h2", b"http/1.1"])?;
-                delivery.serve(listener, Some(TlsAcceptor::from(tls)));
-            }
-            if let Some(listener) = rtmps {
-                gateway.serve_rtmp(listener, Some(TlsAcceptor::from(certificate.server_config(&[])?)));
-            }
+            serve_tls(&certificate, (https, rtmps), &delivery, &gateway)?;
             tracker.spawn(certificate.watch(draining.clone()));
         }
         tracker.spawn(run_clock(Arc::clone(&hub), draining.clone()));
         let ready = Arc::new(AtomicBool::new(true));
         tracker.spawn(follower.run(stopped.clone()));
+        for webhook in config.webhooks {
+            tracker.spawn(webhooks::tell(webhook, Arc::clone(hub.events()), told.clone(), stopped.clone()));
+        }
         let (drain, drain_wanted) = watch::channel(None);
         let api = make_api(&hub, &store, registry, &delivery, &ready, (&tracker, &stopped, drain));
         serve_operations(api, ops, &config.state, &stopped, &tracker)?;
@@ -355,6 +354,23 @@ impl Server {
         let _ = std::fs::remove_file(self.state.join(SOCKET));
         info!("stopped");
     }
+}
+
+/// What is served over TLS.
+fn serve_tls(
+    certificate: &Arc<Certificate>,
+    (https, rtmps): (Option<TcpListener>, Option<TcpListener>),
+    delivery: &Delivery,
+    gateway: &Gateway,
+) -> anyhow::Result<()> {
+    if let Some(listener) = https {
+        let tls = certificate.server_config(&[b"h2", b"http/1.1"])?;
+        delivery.serve(listener, Some(TlsAcceptor::from(tls)));
+    }
+    if let Some(listener) = rtmps {
+        gateway.serve_rtmp(listener, Some(TlsAcceptor::from(certificate.server_config(&[])?)));
+    }
+    Ok(())
 }
 
 /// Sources and destinations that the configuration names.

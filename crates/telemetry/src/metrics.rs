@@ -200,6 +200,20 @@ pub enum SwitchReason {
     operator,
 }
 
+/// What became of an event that another program was to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "label values are written as they are named")]
+pub enum WebhookOutcome {
+    /// It was taken.
+    delivered,
+    /// An attempt failed.
+    failed,
+    /// No attempt is left.
+    given_up,
+    /// It fell out of memory before its turn.
+    missed,
+}
+
 /// What an HTTP request was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "label values are written as they are named")]
@@ -242,6 +256,12 @@ struct RepairLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RejectLabels {
     reason: RejectReason,
+}
+
+/// Outcome of a webhook.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WebhookLabels {
+    outcome: WebhookOutcome,
 }
 
 /// Reason of a switch.
@@ -289,6 +309,7 @@ pub struct Metrics {
     ts_markers: Family<MarkerLabels, Counter>,
     http_requests: Family<HttpLabels, Counter>,
     switches: Family<SwitchLabels, Counter>,
+    webhooks: Family<WebhookLabels, Counter>,
     /// Program time without a picture at a switch.
     pub switch_gap_seconds: Histogram,
     /// Events that could not be kept.
@@ -383,6 +404,7 @@ impl Metrics {
             ts_markers: Family::default(),
             http_requests: Family::default(),
             switches: Family::default(),
+            webhooks: Family::default(),
             switch_gap_seconds: buckets(&[0.01, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0]),
             events_lost: Counter::default(),
             srt_queue_drops: Counter::default(),
@@ -406,6 +428,7 @@ impl Metrics {
             "Program time without a picture at a switch",
             self.switch_gap_seconds.clone(),
         );
+        registry.register("webhooks", "Events for other programs, by what became of them", self.webhooks.clone());
         registry.register("events_lost", "Events that could not be kept", self.events_lost.clone());
     }
 
@@ -457,6 +480,11 @@ impl Metrics {
         }
     }
 
+    /// So many events for other programs fared so.
+    pub fn webhook(&self, outcome: WebhookOutcome, count: u64) {
+        self.webhooks.get_or_create(&WebhookLabels { outcome }).inc_by(count);
+    }
+
     /// A stream changed its leg.
     pub fn switched(&self, reason: SwitchReason) {
         self.switches.get_or_create(&SwitchLabels { reason }).inc();
@@ -491,6 +519,7 @@ mod tests {
         metrics.repaired(RepairKind::jump, 1);
         metrics.http_request(HttpClass::page, 200);
         metrics.switched(SwitchReason::silent);
+        metrics.webhook(WebhookOutcome::delivered, 1);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("to memory");
         let mut out = String::from("| metric | type | meaning |\n| --- | --- | --- |\n");

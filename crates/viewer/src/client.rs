@@ -47,6 +47,14 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("throughline-viewer/
 /// Playlists that are remembered as read, so that viewers who get the same bytes read them once.
 const KNOWN_PLAYLISTS_MAX: usize = 4096;
 
+/// A TLS client with the system's certificates, or with none checked.
+///
+/// # Errors
+/// The system's cryptography cannot be used.
+pub fn tls_connector(version: HttpVersion, is_insecure: bool) -> Result<TlsConnector, String> {
+    tls::connector(version, is_insecure)
+}
+
 /// Which HTTP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HttpVersion {

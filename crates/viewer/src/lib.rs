@@ -26,5 +26,6 @@ pub mod srt_publisher;
 pub mod url;
 pub mod watch;
 
+pub use client::{HttpVersion, tls_connector};
 pub use playback::Moment;
 pub use url::Url;

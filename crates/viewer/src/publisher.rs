@@ -21,8 +21,8 @@ pub struct Publisher {
     session: ClientSession,
     /// Server, application, key.
     place: (SocketAddr, String, String),
-    /// The server wants it elsewhere: where, or at the same place again.
-    asked_to_move: Option<Option<String>>,
+    /// The server wants it elsewhere: where. Empty: at the same place again.
+    asked_to_move: Option<String>,
 }
 
 impl Publisher {
@@ -60,7 +60,9 @@ impl Publisher {
             match self.session.poll_output() {
                 Output::Send(bytes) => self.socket.write_all(&bytes).await.map_err(|error| error.to_string())?,
                 Output::Event(ClientEvent::Started) => started = true,
-                Output::Event(ClientEvent::ReconnectRequested { tc_url }) => self.asked_to_move = Some(tc_url),
+                Output::Event(ClientEvent::ReconnectRequested { tc_url }) => {
+                    self.asked_to_move = Some(tc_url.unwrap_or_default());
+                }
                 Output::Event(_) => {}
                 Output::Wait(_) => return Ok(started),
             }
@@ -129,7 +131,7 @@ impl Publisher {
     /// next keyframe. spec: Enhanced RTMP v2, reconnect request
     async fn move_on(&mut self, tags: &[Tag]) {
         let (server, app, key) = &self.place;
-        let to = self.asked_to_move.clone().flatten();
+        let to = self.asked_to_move.clone();
         let host = to.as_deref().and_then(|url| url.strip_prefix("rtmp://")?.split('/').next()?.parse().ok());
         let Ok(mut next) = Self::connect(host.unwrap_or(*server), app, key).await else { return };
         for tag in tags.iter().filter(|tag| tag.timestamp_ms == 0 && tag.body.len() <= HEADER_BYTES_MAX) {

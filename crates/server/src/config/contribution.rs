@@ -321,7 +321,7 @@ fn passphrase(key: &'static str, text: &str) -> Result<srt::Passphrase, ConfigEr
 }
 
 /// A secret as it is written, or where `env:` and `file:` say it is.
-fn secret(key: &'static str, text: &str) -> Result<String, ConfigError> {
+pub(super) fn secret(key: &'static str, text: &str) -> Result<String, ConfigError> {
     let found = match (text.strip_prefix("env:"), text.strip_prefix("file:")) {
         (Some(name), _) => std::env::var(name).map_err(|error| format!("{name}: {error}")),
         (_, Some(path)) => std::fs::read_to_string(path)

@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use server::config::{AlwaysOnTable, SecondPublisherName};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use hmac::{Hmac, Mac as _};
+use server::config::{AlwaysOnTable, SecondPublisherName, WebhookTable};
+use sha2::Sha256;
 use testkit::cable::Cable;
 use testkit::http;
 use testkit::publisher::Publisher;
 use testkit::relay::{Line, Relay};
 use testkit::witness::{Comparison, Hashes, Making, Source, Witness};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::rig::{Encoder, Rig, eventually, metric};
 
@@ -406,4 +411,75 @@ async fn an_operator_ends_a_broadcast() {
     assert_eq!(playlist.broken_rules(), Vec::<String>::new());
     let unknown = rig.ask(hyper::Method::DELETE, "/api/v1/streams/nothing", &none).await;
     assert!(unknown.is_err_and(|text| text.contains("no stream 'nothing'")));
+}
+
+/// A receiver of webhooks that answers 500 once, then 204: head and body of each request.
+async fn receiver() -> (std::net::SocketAddr, tokio::sync::mpsc::Receiver<(String, String)>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("is bound");
+    let (sender, requests) = tokio::sync::mpsc::channel(100);
+    tokio::spawn(async move {
+        let mut answers = ["500 Internal Server Error"].into_iter();
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let (mut text, mut buffer) = (String::new(), [0; 4096]);
+            let (head, body) = loop {
+                let count = socket.read(&mut buffer).await.expect("reads");
+                text += std::str::from_utf8(&buffer[..count]).expect("text");
+                let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+                if body.len() >= length.unwrap_or(0) {
+                    break (head.to_owned(), body.to_owned());
+                }
+            };
+            let answer = answers.next().unwrap_or("204 No Content");
+            let answer = format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let _ = socket.write_all(answer.as_bytes()).await;
+            let _ = sender.send((head, body)).await;
+        }
+    });
+    (address, requests)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webhooks_are_signed_in_order_and_tried_again() {
+    let (address, mut requests) = receiver().await;
+    let key = b"a key of thirty-two random bytes".as_slice();
+    let row = |allow_private| WebhookTable {
+        url: format!("http://{address}/hook?a=b"),
+        secret: format!("whsec_{}", BASE64_STANDARD.encode(key)),
+        events: vec!["stream.live".into(), "stream.lost".into()],
+        streams: Vec::new(),
+        allow_private,
+    };
+    let rig = Rig::with(|file| file.webhook.extend([row(true), row(false)])).await;
+    let encoder = Encoder::default().publish(&rig.publish_url("show").await);
+    legs(&rig, "feeding", 1).await;
+    encoder.kill().await;
+    let mut kinds = Vec::new();
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let request = tokio::time::timeout(Duration::from_secs(10), requests.recv()).await.expect("in time");
+        let (head, body) = request.expect("the receiver runs");
+        assert!(head.starts_with("POST /hook?a=b HTTP/1.1"), "{head}");
+        let field =
+            |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).expect("is there").trim().to_owned();
+        let (id, timestamp) = (field("webhook-id:"), field("webhook-timestamp:"));
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("any length");
+        mac.update(format!("{id}.{timestamp}.{body}").as_bytes());
+        let expected = format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()));
+        assert_eq!(field("webhook-signature:"), expected);
+        let event: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(event["data"]["stream"], "show");
+        kinds.push(event["type"].as_str().expect("a kind").to_owned());
+        ids.push(id);
+    }
+    assert_eq!(kinds, ["stream.live", "stream.live", "stream.lost"], "the first one was not taken");
+    assert_eq!(ids[0], ids[1]);
+    let outcome = |outcome: &str| format!("throughline_webhooks_total{{outcome=\"{outcome}\"}}");
+    eventually("both were delivered", || async {
+        (crate::rig::counted(&rig, &outcome("delivered")).await == 2).then_some(())
+    })
+    .await;
+    // The other one may not go to this machine.
+    assert!(metric(&rig, &outcome("failed")).await >= 2);
 }
