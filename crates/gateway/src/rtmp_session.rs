@@ -275,7 +275,8 @@ impl Connection<'_> {
     }
 
     fn on_publish(&mut self, path: &str, name: &StreamKey) {
-        if self.gateway.draining.borrow().is_some() {
+        let draining = self.gateway.draining.subscribe();
+        if draining.borrow().is_some() {
             return self.reject(RejectReason::draining, Rejection::BadName(crate::DRAINING.into()));
         }
         let outcome = self.authorize(path, name).and_then(|grant| {
@@ -285,6 +286,7 @@ impl Connection<'_> {
                 encoder: None,
                 key_id: grant.key_id,
                 rank: grant.rank,
+                is_fetched: false,
             };
             self.gateway.hub.publish(arrival(), &grant.stream, publisher).map_err(|error| {
                 let reason = if matches!(error, PublishError::Busy(_) | PublishError::Full(_)) {
@@ -307,7 +309,7 @@ impl Connection<'_> {
             Ok(leg) => {
                 info!(stream = %leg.stream().name(), "publisher joined");
                 let kicked = leg.kicked();
-                let (counted, tracks, draining) = (Repairs::default(), [None; 2], self.gateway.draining.subscribe());
+                let (counted, tracks) = (Repairs::default(), [None; 2]);
                 let publishing = Publishing { leg, kicked, draining, counted, tracks, paced_until: None };
                 self.role = Role::Publishing(Box::new(publishing));
                 self.input(Input::Command(Command::Accept));

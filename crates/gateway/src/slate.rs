@@ -5,13 +5,13 @@
 
 mod make;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use codec::VideoStream;
-use hub::{Announcement, EventKind, Leg, Publisher, SLATE_RANK, Stream, StreamState, Tracks};
+use hub::{Announcement, Arrival, EventKind, Leg, Publisher, SLATE_RANK, Stream, StreamState, Tracks};
 use media::{AudioConfig, FrameRate, StreamName, TrackKind, VideoConfig};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -25,8 +25,12 @@ use make::{Card, Format};
 const MAKERS: usize = 1;
 /// Slates that are kept in memory.
 const KEPT_MAX: usize = 64;
+/// Before a slate that could not be made is tried again.
+const RETRY: Duration = Duration::from_secs(10);
 /// A source must feed the stream for so long before its slate is put away.
 const SETTLE: Duration = Duration::from_millis(500);
+/// Longest hole before the slate that it fills, so that players find no hole in the stream. After longer ones gaps have been told.
+const FILL_MAX: Duration = Duration::from_millis(3500);
 /// Sound of a stream that never had any.
 const USUAL_RATE: u32 = 48_000;
 
@@ -73,7 +77,11 @@ struct Slate {
 #[derive(Debug)]
 struct Shelf {
     settings: SlateSettings,
+    /// Those that may be needed wait for each other, and those that are needed now.
     makers: Semaphore,
+    urgent: Semaphore,
+    /// Streams whose slate is shown, or made to be shown.
+    shown: Mutex<HashSet<StreamName>>,
     kept: Mutex<HashMap<Card, Arc<Slate>>>,
     /// By stream: the slate that was made while its source was there, and for which tracks.
     ready: Mutex<HashMap<StreamName, Ready>>,
@@ -90,12 +98,12 @@ impl Shelf {
         Card { format, file: file.cloned(), title }
     }
 
-    async fn slate(&self, card: Card) -> Result<Arc<Slate>, String> {
+    async fn slate(&self, card: Card, makers: &Semaphore) -> Result<Arc<Slate>, String> {
         let known = || self.kept.lock().get(&card).cloned();
         if let Some(slate) = known() {
             return Ok(slate);
         }
-        let _turn = self.makers.acquire().await.map_err(|error| error.to_string())?;
+        let _turn = makers.acquire().await.map_err(|error| error.to_string())?;
         if let Some(slate) = known() {
             return Ok(slate);
         }
@@ -113,7 +121,14 @@ impl Gateway {
     /// Shows slates for streams that lose their sources, and runs those that are always on; until shutdown.
     pub fn run_slates(&self, settings: SlateSettings) {
         let gateway = self.clone();
-        let shelf = Shelf { settings, makers: Semaphore::new(MAKERS), kept: Mutex::default(), ready: Mutex::default() };
+        let shelf = Shelf {
+            settings,
+            makers: Semaphore::new(MAKERS),
+            urgent: Semaphore::new(MAKERS),
+            shown: Mutex::default(),
+            kept: Mutex::default(),
+            ready: Mutex::default(),
+        };
         self.tracker.spawn(async move {
             let shutdown = gateway.shutdown.clone();
             tokio::select! {
@@ -129,13 +144,7 @@ impl Gateway {
         let mut next = *changed.borrow();
         let mut tasks = JoinSet::new();
         for stream in &shelf.settings.always_on {
-            let format = Format::usual(stream.width, stream.height, stream.frame_rate);
-            match self.hub.declare(&stream.stream) {
-                Ok(declared) => {
-                    tasks.spawn(self.clone().show(Arc::clone(&shelf), declared, Some(format)));
-                }
-                Err(error) => warn!(stream = %stream.stream, %error, "cannot be always on"),
-            }
+            self.begin(&shelf, stream, &mut tasks);
         }
         loop {
             changed.borrow_and_update();
@@ -144,13 +153,17 @@ impl Gateway {
             for event in &news {
                 if event.kind == EventKind::Ended {
                     shelf.ready.lock().remove(&event.stream);
+                    let again = shelf.settings.always_on.iter().find(|always| always.stream == event.stream);
+                    again.into_iter().for_each(|always| self.begin(&shelf, always, &mut tasks));
+                    continue;
                 }
                 if shelf.settings.without.contains(&event.stream) {
                     continue;
                 }
                 let Some(stream) = self.hub.stream(&event.stream) else { continue };
                 match event.kind {
-                    EventKind::Live if stream.has_source(Instant::now()) => {
+                    // Also another leg, with another format perhaps.
+                    EventKind::Live | EventKind::Switched if stream.has_source(Instant::now()) => {
                         tasks.spawn(prepare(Arc::clone(&shelf), stream));
                     }
                     EventKind::Lost => {
@@ -166,28 +179,54 @@ impl Gateway {
         }
     }
 
-    /// Shows the slate until a source feeds the stream, or it has ended.
+    /// A stream that is always on begins, unless the server is about to stop.
+    fn begin(&self, shelf: &Arc<Shelf>, always: &AlwaysOn, tasks: &mut JoinSet<()>) {
+        if self.draining.borrow().is_some() {
+            return;
+        }
+        let format = Format::usual(always.width, always.height, always.frame_rate);
+        match self.hub.declare(&always.stream) {
+            Ok(stream) => drop(tasks.spawn(self.clone().show(Arc::clone(shelf), stream, Some(format)))),
+            Err(error) => warn!(stream = %always.stream, %error, "cannot be always on"),
+        }
+    }
+
+    /// Shows the slate until a source feeds the stream, or it has ended; once at a time.
     async fn show(self, shelf: Arc<Shelf>, stream: Arc<Stream>, usual: Option<Format>) {
+        if !shelf.shown.lock().insert(stream.name().clone()) {
+            return;
+        }
+        // A stream that is always on has nothing else to show: what fails is tried again.
+        let is_always_on = usual.is_some();
+        while !self.show_once(&shelf, &stream, usual.clone()).await && is_always_on {
+            tokio::time::sleep(RETRY).await;
+        }
+        shelf.shown.lock().remove(stream.name());
+    }
+
+    /// Whether the slate was shown, or was not needed.
+    async fn show_once(&self, shelf: &Shelf, stream: &Arc<Stream>, usual: Option<Format>) -> bool {
         let (tracks, rate) = stream.format();
         let Some(format) = Format::of(&tracks, rate).or(usual) else {
             warn!(stream = %stream.name(), "no slate is made for its codec: viewers see a gap");
-            return;
+            return true;
         };
         let ready =
             shelf.ready.lock().get(stream.name()).filter(|(of, _)| **of == *tracks).map(|(_, slate)| Arc::clone(slate));
         let made = match ready {
             Some(slate) => Ok(slate),
-            None => shelf.slate(shelf.card(stream.name(), format)).await,
+            None => shelf.slate(shelf.card(stream.name(), format), &shelf.urgent).await,
         };
         let slate = match made {
             Ok(slate) => slate,
             Err(error) => {
                 warn!(stream = %stream.name(), error, "there is no slate: viewers see a gap");
-                return;
+                return false;
             }
         };
-        if stream.state() == StreamState::Ended || stream.has_source(Instant::now()) {
-            return;
+        let is_there = self.hub.stream(stream.name()).is_some_and(|known| Arc::ptr_eq(&known, stream));
+        if !is_there || stream.state() == StreamState::Ended || stream.has_source(Instant::now()) {
+            return true;
         }
         let publisher = Publisher {
             protocol: "slate",
@@ -196,12 +235,18 @@ impl Gateway {
             rank: SLATE_RANK,
             ..Publisher::default()
         };
-        let Ok(leg) = self.hub.publish(arrival(), stream.name(), publisher) else { return };
-        if !Arc::ptr_eq(leg.stream(), &stream) {
-            return; // it ended just now, and another one would begin with a slate
+        let Ok(leg) = self.hub.publish(arrival(), stream.name(), publisher) else { return true };
+        if !Arc::ptr_eq(leg.stream(), stream) {
+            return true; // it ended just now, and another one would begin with a slate
         }
         info!(stream = %stream.name(), "the slate is shown");
-        Showing::new(leg, slate, &tracks).run(&stream).await;
+        // It begins where the source ended: what has passed since then is brought at once.
+        let now = Instant::now();
+        let ended = stream.last_arrival().filter(|last| now.saturating_duration_since(*last) <= FILL_MAX);
+        let frame = nanos(Showing::picture_nanos(&slate, 1));
+        let began = ended.map_or(now, |ended| (ended + frame).min(now));
+        Showing::new(leg, slate, &tracks, began).run(stream).await;
+        true
     }
 }
 
@@ -210,8 +255,12 @@ async fn prepare(shelf: Arc<Shelf>, stream: Arc<Stream>) {
     // The frame rate is known by then, and the stream has begun.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let (tracks, rate) = stream.format();
+    let is_ready = shelf.ready.lock().get(stream.name()).is_some_and(|(of, _)| **of == *tracks);
+    if is_ready || !stream.has_source(Instant::now()) {
+        return;
+    }
     let Some(format) = Format::of(&tracks, rate) else { return };
-    match shelf.slate(shelf.card(stream.name(), format)).await {
+    match shelf.slate(shelf.card(stream.name(), format), &shelf.makers).await {
         Ok(slate) => drop(shelf.ready.lock().insert(stream.name().clone(), (tracks, slate))),
         Err(error) => warn!(stream = %stream.name(), error, "no slate can be made: loss of the source will be a gap"),
     }
@@ -229,28 +278,34 @@ struct Showing {
 }
 
 impl Showing {
-    fn new(leg: Leg, slate: Arc<Slate>, tracks: &Tracks) -> Self {
+    fn new(leg: Leg, slate: Arc<Slate>, tracks: &Tracks, began: Instant) -> Self {
         let usual = || codec::aac::lc_config(USUAL_RATE, 2).expect("a rate and a layout of the tables");
         let audio = tracks.audio.clone().unwrap_or_else(usual);
+        // A stream that has pictures only stays so.
+        let has_sound = tracks.audio.is_some() || tracks.video.is_none();
         let silence = match audio.codec {
+            _ if !has_sound => None,
             media::AudioCodec::Aac => codec::aac::silent_frame(&audio),
-            media::AudioCodec::Opus => Some(codec::opus::silent_packet()),
+            media::AudioCodec::Opus => (audio.channels <= 2).then(codec::opus::silent_packet),
         };
-        Self { leg, slate, audio, silence, began: Instant::now(), pictures: 0, sounds: 0 }
+        Self { leg, slate, audio, silence, began, pictures: 0, sounds: 0 }
     }
 
     /// Until a source feeds the stream.
     async fn run(mut self, stream: &Stream) {
         let at = arrival();
         let frame_rate = Some(self.slate.frame_rate);
-        self.leg.announce(at.now, Announcement { video: true, audio: true, frame_rate, ..Announcement::default() });
+        let audio = self.silence.is_some();
+        self.leg.announce(at.now, Announcement { video: true, audio, frame_rate, ..Announcement::default() });
         self.leg.video_in_band(self.slate.config.codec);
-        self.leg.audio_known(at, self.audio.clone());
+        if audio {
+            self.leg.audio_known(at, self.audio.clone());
+        }
         let mut kicked = self.leg.kicked();
         let mut source_since: Option<Instant> = None;
         loop {
             self.bring();
-            let due = self.began + nanos(self.picture_nanos(self.pictures));
+            let due = self.began + nanos(Self::picture_nanos(&self.slate, self.pictures));
             tokio::select! {
                 () = tokio::time::sleep_until(due.into()) => {}
                 _ = kicked.wait_for(Option::is_some) => break,
@@ -265,16 +320,20 @@ impl Showing {
     }
 
     /// When a picture is due. Counted from the beginning, so that nothing accumulates.
-    fn picture_nanos(&self, number: i64) -> i64 {
-        let rate = self.slate.frame_rate;
+    fn picture_nanos(slate: &Slate, number: i64) -> i64 {
+        let rate = slate.frame_rate;
         let nanos = i128::from(number) * 1_000_000_000 * i128::from(rate.denominator()) / i128::from(rate.numerator());
         i64::try_from(nanos).unwrap_or(i64::MAX)
     }
 
     /// The next picture, and the sound up to it.
     fn bring(&mut self) {
-        let at = arrival();
-        let time = self.picture_nanos(self.pictures);
+        let time = Self::picture_nanos(&self.slate, self.pictures);
+        // It arrives when it is due, however late this task was woken.
+        let now = arrival();
+        let due = self.began + nanos(time);
+        let late = i64::try_from(now.now.saturating_duration_since(due).as_nanos()).unwrap_or(0);
+        let at = Arrival { now: due, utc_nanos: now.utc_nanos - late };
         let count = self.slate.units.len().max(1);
         let index = usize::try_from(self.pictures).unwrap_or(0) % count;
         if let Some(unit) = self.slate.units.get(index) {

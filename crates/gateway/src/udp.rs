@@ -108,12 +108,16 @@ impl Gateway {
     }
 
     fn open_udp(&self, input: &UdpStream, peer: SocketAddr) -> Option<TsSource> {
+        if self.draining.borrow().is_some() {
+            return None;
+        }
         let publisher = Publisher {
             protocol: Protocol::udp.as_str(),
             peer: peer.to_string(),
             encoder: None,
             key_id: format!("udp {}", input.address),
             rank: input.rank,
+            is_fetched: true,
         };
         match self.hub.publish(arrival(), &input.stream, publisher) {
             Ok(leg) => {

@@ -297,7 +297,7 @@ impl Leg {
             return;
         }
         if std::mem::replace(&mut self.jumps, jumps) != jumps {
-            stream.on_jump(&mut shared, at, self.id);
+            stream.emitting(&mut shared, at, |shared| stream.on_jump(shared, at, self.id));
         }
         if has_media {
             // A source that is paced has delivered until it is read again.

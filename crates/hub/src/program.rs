@@ -171,6 +171,11 @@ impl Program {
         self.feeds.iter().map(|feed| feed.leg)
     }
 
+    /// The legs that feed it, and where their pictures lie: what is added to their stamps.
+    pub(crate) fn lines(&self) -> Vec<(u64, i64)> {
+        self.feeds.iter().map(|feed| (feed.leg, feed.video_shift)).collect()
+    }
+
     /// Makes one of the copies that feed the program the one that leads.
     pub(crate) fn lead(&mut self, leg: u64) {
         if let Some(index) = self.feeds.iter().position(|feed| feed.leg == leg) {
@@ -249,6 +254,9 @@ impl Program {
         feed.last = at.now;
         let begins = unit.is_random_access && (unit.track == TrackKind::Video || !feed.has_pictures);
         feed.has_pictures |= unit.track == TrackKind::Video;
+        if feed.anchor == i64::MAX && begins && unit.track == TrackKind::Video {
+            feed.anchor = unit.pts.0;
+        }
         let changed = (begins && feed.known != *self.tracks).then(|| feed.known.clone());
         if let Some(scale) = changed.as_ref().and_then(|tracks| tracks.audio.as_ref()).map(|audio| audio.timescale)
             && self.tracks.audio.as_ref().is_none_or(|audio| audio.timescale != scale)
@@ -433,6 +441,7 @@ impl Program {
                     self.candidates.push(Candidate { leg: feed.leg, learner: Learner::default() });
                 }
                 self.copies.prints(TrackKind::Audio).clear();
+                self.copies.held(TrackKind::Audio).clear();
             }
             self.set_tracks(tracks);
         }

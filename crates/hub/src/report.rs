@@ -17,6 +17,8 @@ pub struct Publisher {
     pub key_id: String,
     /// 0 is preferred; a leg with a higher rank feeds the program only while no better one is healthy.
     pub rank: u8,
+    /// This server goes for it by itself: nobody is there who could be asked to leave.
+    pub is_fetched: bool,
 }
 
 /// The rank of a slate: it feeds the program only while nothing else can, and gives way at once.

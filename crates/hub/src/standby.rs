@@ -35,13 +35,15 @@ pub(crate) struct Standby {
     pub(crate) announced: Announced,
     pub(crate) tracks: Tracks,
     pub(crate) units: VecDeque<(Arrival, Incoming)>,
+    /// Where its pictures lay in the program when it fed it last: what it sends late is not played as if it were new.
+    pub(crate) line: Option<i64>,
     bytes: usize,
 }
 
 impl Standby {
     pub(crate) fn new(since: Instant) -> Self {
         let (announced, tracks, units) = (Announced::default(), Tracks::default(), VecDeque::new());
-        Self { since, announced, tracks, units, bytes: 0 }
+        Self { since, announced, tracks, units, line: None, bytes: 0 }
     }
 
     /// From here on the configuration is this one; what came before it is of no use.
@@ -97,6 +99,11 @@ impl Standby {
         let knows_all = (self.tracks.video.is_some() || !video) && (self.tracks.audio.is_some() || !audio);
         let has_both = self.tracks.video.is_some() && self.tracks.audio.is_some();
         has_both || self.has_waited(now) || knows_all && (video || audio)
+    }
+
+    /// Whether nothing that was announced is waited for any more, whatever it costs.
+    pub(crate) fn has_waited_long(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= 5 * CENSUS_TIME
     }
 
     /// Whether the wait for tracks is over.

@@ -247,6 +247,17 @@ impl Stream {
         (Arc::clone(&shared.program.tracks), rate)
     }
 
+    /// When the last unit came of the track that tells where the program is.
+    pub fn last_arrival(&self) -> Option<Instant> {
+        self.shared.lock().program.last_arrival()
+    }
+
+    /// Whether somebody publishes it who could be asked to leave: no slate, and nothing that this server fetches.
+    pub fn has_publisher(&self) -> bool {
+        let shared = self.shared.lock();
+        shared.legs.iter().any(|leg| !leg.is_slate() && !leg.is_gone && !leg.publisher.is_fetched)
+    }
+
     /// Whether a source (no slate) feeds the program, and is not silent.
     pub fn has_source(&self, now: Instant) -> bool {
         let shared = self.shared.lock();

@@ -104,7 +104,13 @@ impl Stream {
             let Shared { program, legs, .. } = shared;
             let Some(leg) = legs.iter_mut().find(|leg| leg.id == target) else { return false };
             let likeness = program.likeness(target, &leg.standby);
+            let lines = program.lines();
             let Some(joined) = program.join(at, target, &mut leg.standby, likeness) else { return false };
+            for (id, line) in lines {
+                if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id && !program.is_fed_by(id)) {
+                    leg.standby.line = Some(line);
+                }
+            }
             Some(joined)
         };
         let text = self.describe_switch(shared, at.now, (before, target, reason), joined, since_last);
@@ -211,6 +217,9 @@ impl Stream {
     pub(crate) fn on_jump(&self, shared: &mut Shared, at: Arrival, id: u64) {
         if !shared.program.is_fed_by(id) {
             shared.program.unlearn(id);
+            if let Some(leg) = shared.leg_mut(id) {
+                leg.standby.line = None;
+            }
         } else if shared.program.feeds().count() > 1 {
             self.part(shared, at, id, "its timestamps jumped");
         }
@@ -264,7 +273,9 @@ impl Stream {
     /// # Errors
     /// There is no such leg.
     pub fn switch_to(&self, at: Arrival, leg: u64) -> Result<(), UnknownLeg> {
-        self.operate(at, Some(leg), format!("leg {leg} is wanted"), |shared| shared.forced = Some(leg))
+        self.operate(at, Some(leg), format!("leg {leg} is wanted"), |shared| {
+            (shared.forced, shared.pinned) = (Some(leg), None);
+        })
     }
 
     /// Takes a leg out, or lets it take part again.
@@ -278,7 +289,7 @@ impl Stream {
                 record.is_disabled = is_disabled;
             }
             let led = shared.program.leader() == Some(leg);
-            if is_disabled && shared.program.is_fed_by(leg) && shared.program.feeds().count() > 1 {
+            if is_disabled && shared.program.is_fed_by(leg) {
                 shared.program.forget(at, leg);
                 self.after_change(shared, at, led.then_some(SwitchReason::Operator));
             }

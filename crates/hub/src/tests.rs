@@ -620,6 +620,69 @@ fn an_encoder_whose_pictures_stop_is_replaced_although_its_sound_goes_on() {
 }
 
 #[test]
+fn what_a_leg_sends_late_is_not_played_as_if_it_were_new() {
+    let mut world = World::new(HubConfig::default());
+    let paths = [path(1, 0, 20, true), path(2, 0, 20, true)];
+    // The first one stands still for six seconds, then everything comes at once.
+    let mut acts = carry(0, &paths[0], 0, 30 * SECOND);
+    for (at, _, act) in &mut acts {
+        if matches!(act, Act::Bring(made) if (9 * SECOND..15 * SECOND).contains(&made.nanos())) {
+            *at = 15 * SECOND + 20 * MILLI;
+        }
+    }
+    acts.extend(carry(1, &paths[1], 0, 30 * SECOND));
+    let _legs = play(&mut world, &paths, &[("a", 0), ("b", 1)], acts, 30 * SECOND);
+
+    world.check();
+    let reasons: Vec<_> = world.switches().iter().filter_map(|event| event.reason).collect();
+    assert_eq!(reasons, [SwitchReason::Joined, SwitchReason::Silent, SwitchReason::Preferred]);
+    // The program is where the clock is, to a few pictures.
+    let (first, last) =
+        (world.out.iter().find(|(made, _)| made.track == 0), world.out.iter().rfind(|(made, _)| made.track == 0));
+    let (first, last) = (first.expect("pictures"), last.expect("pictures"));
+    let ahead = (last.1 - first.1) - (last.0.nanos() - first.0.nanos());
+    assert!(ahead.abs() < 150 * MILLI, "{} ms ahead", ahead / MILLI);
+}
+
+#[test]
+fn a_leg_whose_parameter_sets_come_in_band_gives_way_to_nothing_that_cannot_be_decoded() {
+    let mut world = World::new(HubConfig { hold_down: Duration::ZERO, ..HubConfig::default() });
+    let paths = [path(1, 0, 20, true), path(2, 0, 20, true)];
+    let mut backup = world.connect("b", 1);
+    let mut second: Option<Leg> = None;
+    for made in units(1, 0, 12 * SECOND) {
+        world.now_nanos = made.nanos();
+        world.bring(&mut backup, &paths[0], made);
+        // It connects in the middle of a GOP; its parameter sets come with its next random access point.
+        if made.nanos() > 4 * SECOND + 200 * MILLI {
+            let at = world.at();
+            let leg = second.get_or_insert_with(|| {
+                let publisher = Publisher { protocol: "srt", key_id: "a".into(), ..Publisher::default() };
+                let mut leg = world.hub.publish(at, &name(), publisher).expect("let in");
+                leg.announce(at.now, Announcement { video: true, audio: true, ..Announcement::default() });
+                leg.video_in_band(VideoCodec::Avc);
+                leg.audio_config(at, AudioCodec::Aac, &Bytes::from_static(&[0x11, 0x90])).expect("valid");
+                leg
+            });
+            let theirs = Made { encode: 2, ..made };
+            if made.track == 0 && made.number % GOP == 0 {
+                let sets = [&[0, 0, 0, 26][..], &RECORD[8..34], &[0, 0, 0, 6], &RECORD[37..43]].concat();
+                let bytes = [&sets[..], &theirs.payload()].concat().into();
+                leg.video_unit(at, made.nanos(), 0, true, &bytes);
+            } else if made.track == 0 {
+                leg.video_unit(at, made.nanos(), 0, false, &theirs.payload());
+            } else {
+                leg.audio_unit(at, AudioCodec::Aac, made.nanos(), theirs.payload());
+            }
+        }
+        world.tick();
+    }
+    let first = world.out.iter().find(|(made, _)| made.encode == 2 && made.track == 0).expect("it took over");
+    assert_eq!(first.0.number % GOP, 0, "with a picture that can be decoded: {first:?}");
+    assert_eq!(world.status().legs.first().map(|leg| leg.id), Some(1));
+}
+
+#[test]
 fn where_an_operator_put_the_stream_it_stays() {
     let mut world = World::new(HubConfig { hold_down: Duration::from_secs(1), ..HubConfig::default() });
     let paths = [path(1, 0, 20, true), path(2, 0, 20, true)];

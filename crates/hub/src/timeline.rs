@@ -319,6 +319,8 @@ fn audio_unit(dts: i64, duration: u32, payload: Payload) -> AccessUnit {
 pub(crate) fn silent_unit(config: &AudioConfig, dts: i64) -> Option<AccessUnit> {
     let payload = match config.codec {
         AudioCodec::Aac => codec::aac::silent_frame(config)?,
+        // spec: RFC 7845 §5.1.1: more channels are several streams in one packet
+        AudioCodec::Opus if config.channels > 2 => return None,
         AudioCodec::Opus => codec::opus::silent_packet(),
     };
     Some(audio_unit(dts, config.samples_per_unit, payload.into()))

@@ -309,19 +309,26 @@ impl Server {
 
     /// Waits until an operator has asked to drain, and publishers have gone or the time is over. Cancel-safe until then.
     pub async fn drained(&mut self) {
-        let Ok(request) = self.drain.wait_for(Option::is_some).await.map(|request| request.clone().unwrap_or_default())
-        else {
+        if self.drain.wait_for(Option::is_some).await.is_err() {
             return std::future::pending().await;
-        };
-        let timeout = Duration::from_secs(request.timeout_seconds.unwrap_or(DRAIN_SECONDS));
-        info!(seconds = timeout.as_secs(), "draining: no new publishers");
-        self.gateway.drain(Draining { to: request.to });
-        let began = Instant::now();
-        let sources = || self.hub.streams().iter().filter(|stream| stream.has_source(Instant::now())).count();
-        while sources() > 0 && began.elapsed() < timeout {
-            tokio::time::sleep(HUB_TICK).await;
         }
-        info!(left = sources(), "drained");
+        let began = Instant::now();
+        let publishers = || self.hub.streams().iter().filter(|stream| stream.has_publisher()).count();
+        let mut told = None;
+        let request = loop {
+            let request = self.drain.borrow_and_update().clone().unwrap_or_default(); // the last wish counts
+            let timeout = Duration::from_secs(request.timeout_seconds.unwrap_or(DRAIN_SECONDS));
+            if told.as_ref() != Some(&request) {
+                info!(seconds = timeout.as_secs(), "draining: no new publishers");
+                self.gateway.drain(Draining { to: request.to.clone() });
+                told = Some(request.clone());
+            }
+            if publishers() == 0 || began.elapsed() >= timeout {
+                break request;
+            }
+            tokio::time::sleep(HUB_TICK).await;
+        };
+        info!(left = publishers(), "drained");
         if request.end {
             let streams = self.hub.streams();
             for stream in &streams {

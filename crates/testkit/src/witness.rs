@@ -51,7 +51,8 @@ impl Source {
             .map(|(muxer, address)| format!("[f={muxer}:onfail=ignore]{}", address.replace('|', "%7C")))
             .chain([format!("[f=matroska:use_fifo=0]{}", reference.display())])
             .collect();
-        let options = "drop_pkts_on_overflow=1:attempt_recovery=1:recover_any_error=1:recovery_wait_time=1";
+        let options =
+            "queue_size=2000:drop_pkts_on_overflow=1:attempt_recovery=1:recover_any_error=1:recovery_wait_time=1";
         let (tee, seconds, gop, b_frames) = (tee.join("|"), seconds.to_string(), gop.to_string(), b_frames.to_string());
         let inputs = ["-hide_banner", "-loglevel", "error", "-nostdin", "-re", "-f", "lavfi", "-i", &picture];
         let inputs = inputs.into_iter().chain(["-f", "lavfi", "-i", &sound, "-t", &seconds]);

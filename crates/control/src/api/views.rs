@@ -253,7 +253,7 @@ fn frames_per_second(observed: &hub::Observed) -> f64 {
 
 impl PublisherView {
     fn new(publisher: hub::Publisher) -> Self {
-        let hub::Publisher { protocol, peer, encoder, key_id, rank: _ } = publisher;
+        let hub::Publisher { protocol, peer, encoder, key_id, rank: _, is_fetched: _ } = publisher;
         Self { protocol: protocol.into(), peer, encoder, key_id }
     }
 }

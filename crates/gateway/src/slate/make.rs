@@ -47,7 +47,7 @@ impl Format {
             FrameRate::COMMON.into_iter().min_by_key(distance).filter(|rate| distance(rate) <= millihertz / 50)
         };
         // What the bitstream declares is a hint: what is measured counts where they differ.
-        let is_near = |rate: &FrameRate| rate.millihertz().abs_diff(measured_millihertz) <= measured_millihertz / 50;
+        let is_near = |rate: &FrameRate| rate.millihertz().abs_diff(measured_millihertz) <= measured_millihertz / 10;
         let declared = video.frame_rate.filter(|rate| measured_millihertz == 0 || is_near(rate));
         let frame_rate = declared.or_else(|| nearest(measured_millihertz)).or_else(|| FrameRate::new(30, 1))?;
         let codec_string = video.codec_string.clone();
@@ -88,7 +88,8 @@ impl Format {
         let profile = self.codec_string.split('.').nth(1).unwrap_or("1");
         let format = if profile == "2" { "yuv420p10le" } else { "yuv420p" };
         let level = self.codec_string.split('.').nth(3).and_then(|text| text.get(1..)?.parse::<u32>().ok());
-        let gop = "log-level=error:keyint=KEY:min-keyint=KEY:scenecut=0:bframes=0:aud=1:repeat-headers=1:open-gop=0";
+        let gop =
+            "log-level=error:pools=1:keyint=KEY:min-keyint=KEY:scenecut=0:bframes=0:aud=1:repeat-headers=1:open-gop=0";
         // general_level_idc is thirty times the level
         let level = level.map_or(String::new(), |level| format!(":level-idc={}.{}", level / 30, level % 30 / 3));
         let parameters = format!("{gop}{level}");
@@ -122,8 +123,7 @@ impl Card {
     fn arguments(&self, out: &Path) -> Vec<String> {
         let Format { width, height, frame_rate, .. } = &self.format;
         let rate = format!("{}/{}", frame_rate.numerator(), frame_rate.denominator());
-        let mut words: Vec<String> =
-            ["-threads", "1", "-hide_banner", "-loglevel", "error", "-nostdin", "-y"].map(str::to_owned).into();
+        let mut words: Vec<String> = ["-hide_banner", "-loglevel", "error", "-nostdin", "-y"].map(str::to_owned).into();
         let mut filter = format!(
             "scale={width}:{height}:force_original_aspect_ratio=decrease,pad={width}:{height}:-1:-1,setsar=1,fps={rate}"
         );
@@ -161,7 +161,10 @@ impl Card {
             if self.format.codec == VideoCodec::Hevc { self.format.hevc_options() } else { self.format.avc_options() };
         let seconds = frame_rate.numerator().div_ceil(frame_rate.denominator());
         words.extend(options.into_iter().map(|option| option.replace("KEY", &seconds.to_string())));
-        words.extend(["-preset", "veryfast", "-crf", "26", "-maxrate", "3M", "-bufsize", "3M"].map(str::to_owned));
+        words.extend(
+            ["-threads", "1", "-preset", "veryfast", "-crf", "26", "-maxrate", "3M", "-bufsize", "3M"]
+                .map(str::to_owned),
+        );
         let format = self.extension();
         words.extend(["-f".into(), format.into(), out.display().to_string()]);
         words

@@ -231,6 +231,7 @@ fn open<'a>(gateway: &'a Gateway, call: &SrtCall, first: Linked) -> Result<Sessi
         Some(_) => Group::bonded(call.group, connection, weight),
     };
     let session = match call.direction {
+        Direction::Pull if gateway.draining.borrow().is_some() => return Err("the server is about to stop".into()),
         Direction::Pull => {
             let publisher = Publisher {
                 protocol: Protocol::srt.as_str(),
@@ -238,6 +239,7 @@ fn open<'a>(gateway: &'a Gateway, call: &SrtCall, first: Linked) -> Result<Sessi
                 encoder: None,
                 key_id: format!("pull from {}", call.servers()),
                 rank: call.rank,
+                is_fetched: true,
             };
             let leg = gateway.hub.publish(arrival(), &call.stream, publisher).map_err(|error| error.to_string())?;
             Session::publishing(gateway, path, group, leg, call.silent_after)

@@ -137,6 +137,7 @@ impl<'a> Session<'a> {
                     encoder: Some(format!("SRT {version}")),
                     key_id: grant.key_id,
                     rank: grant.rank,
+                    is_fetched: false,
                 };
                 match gateway.hub.publish(arrival(), &grant.stream, publisher) {
                     Ok(leg) => Self::publishing(gateway, path, group, leg, settings.silent_after),

@@ -75,6 +75,13 @@ impl Program {
         let has_picture = |(_, incoming): &(Arrival, Incoming)| incoming.unit.track == TrackKind::Video;
         let has_video = standby.tracks.video.is_some() && (!waited || standby.units.iter().any(has_picture));
         let anchor_track = if has_video { TrackKind::Video } else { TrackKind::Audio };
+        // A leg that brings pictures joins a program that has them with one that can be decoded, and not with its sound before.
+        let brings_pictures =
+            standby.announced.video || standby.tracks.video.is_some() || standby.units.iter().any(has_picture);
+        let is_patient = !self.feeds.is_empty() || !standby.has_waited_long(at.now);
+        if self.tracks.video.is_some() && brings_pictures && !has_video && is_patient {
+            return None;
+        }
         self.anchor(standby, anchor_track)?;
         // Nothing that is held waits any longer: another leg goes on from here.
         let feeds = std::mem::take(&mut self.feeds);
@@ -106,7 +113,8 @@ impl Program {
         self.start_feed(at, leg, (squeeze.shift, audio_shift), known, is_silent);
         if let Some(feed) = self.feeds.first_mut() {
             feed.has_pictures = has_pictures;
-            feed.anchor = if anchor_track == TrackKind::Video { anchor_pts } else { i64::MIN };
+            // Pictures that come later begin with one that can be decoded.
+            feed.anchor = if anchor_track == TrackKind::Video { anchor_pts } else { i64::MAX };
         }
         let squeezed = self.replay(leg, standby, index, squeeze, audio_shift);
         let gap = before.map(|before| (squeeze.place(anchor_pts) - before - interval).max(0));
@@ -206,8 +214,10 @@ impl Program {
         let plain = |shift| Squeeze { shift, from: i64::MIN, to: 0, until: i64::MIN, frame: 1 };
         // Where the leg lies by what came of it with the least delay: a burst is not played from its beginning.
         let of_track = || standby.units.iter().filter(|(_, incoming)| incoming.unit.track == track);
-        let line =
-            of_track().filter_map(|(came, incoming)| Some(self.expected_at(came.now)? - pts(&incoming.unit))).min();
+        let line = of_track()
+            .filter_map(|(came, incoming)| Some(self.expected_at(came.now)? - pts(&incoming.unit)))
+            .chain(standby.line.filter(|_| track == TrackKind::Video))
+            .min();
         for (index, (_, incoming)) in anchors() {
             let unit = &incoming.unit;
             let reorder = if track == TrackKind::Video { unit.pts.0 - unit.dts.0 } else { 0 };
@@ -298,11 +308,13 @@ impl Program {
         let Some((anchor, newest)) = standby.units.get(index).zip(standby.units.back()) else { return 0 };
         let (anchor, newest) = (anchor.1.unit.pts.0, newest.0);
         let is_video = standby.tracks.video.is_some();
+        let is_video_anchor =
+            standby.units.get(index).is_some_and(|(_, incoming)| incoming.unit.track == TrackKind::Video);
         for (number, (came, incoming)) in std::mem::take(&mut standby.units).into_iter().enumerate() {
             let Incoming { mut unit, hash, is_stand_in } = incoming;
             let mut at = came;
             if unit.track == TrackKind::Video {
-                if number < index || unit.pts.0 < anchor {
+                if number < index || !is_video_anchor || unit.pts.0 < anchor {
                     // Of no use: before the first random access point, or leading pictures of an open GOP.
                     self.stats.dropped_units += u64::from(number > index || is_first);
                     continue;

@@ -97,6 +97,10 @@ impl SlateTable {
         for (stream, file) in &self.streams {
             let stream = name("slate.streams", stream)?;
             if file.as_os_str() == "off" {
+                if always_on.iter().any(|always| always.stream == stream.as_str()) {
+                    let error = format!("'{stream}' is always on and has no slate: take one of both out");
+                    return Err(ConfigError::Secret { key: "slate.streams", error });
+                }
                 settings.without.push(stream);
             } else {
                 there("slate.streams", file)?;
