@@ -193,11 +193,14 @@ impl Gateway {
 
     /// Shows the slate until a source feeds the stream, or it has ended; once at a time.
     async fn show(self, shelf: Arc<Shelf>, stream: Arc<Stream>, usual: Option<Format>) {
-        if !shelf.shown.lock().insert(stream.name().clone()) {
-            return;
-        }
-        // A stream that is always on has nothing else to show: what fails is tried again.
+        // A stream that is always on has nothing else to show: the broadcast before it is waited for, what fails is tried again.
         let is_always_on = usual.is_some();
+        while !shelf.shown.lock().insert(stream.name().clone()) {
+            if !is_always_on {
+                return;
+            }
+            tokio::time::sleep(SETTLE).await;
+        }
         while !self.show_once(&shelf, &stream, usual.clone()).await && is_always_on {
             tokio::time::sleep(RETRY).await;
         }

@@ -189,15 +189,15 @@ impl Webhook {
             .map_err(|error| text(&error))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.map_err(|error| text(&error))?;
-        let exchange = async {
+        let mut exchange = Box::pin(async {
             let answer = sender.send_request(request).await.map_err(|error| text(&error))?;
             let status = answer.status();
             let _ = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await; // a polite end
             Ok(status)
-        };
+        });
         tokio::select! {
-            status = exchange => status,
-            ended = connection => Err(format!("the connection ended early: {ended:?}")),
+            status = &mut exchange => status,
+            _ = connection => exchange.await, // the answer, or why there is none
         }
     }
 
