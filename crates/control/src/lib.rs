@@ -8,4 +8,4 @@ mod store;
 pub use api::{
     Api, DeliveryFigures, DrainRequest, EventView, KeyView, LegView, PlaybackView, StreamView, openapi_json,
 };
-pub use store::{EraRow, EventRow, KeyPurpose, KeyRecord, NewKey, Store, StoreError};
+pub use store::{EraRow, KeyPurpose, KeyRecord, NewKey, Store, StoreError};

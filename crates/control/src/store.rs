@@ -14,6 +14,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
+use crate::api::EventView;
+
 /// Name of the database in the state directory.
 const DATABASE: &str = "throughline.db";
 /// Writes that may wait: 2,000 streams that all begin at once, twice.
@@ -114,29 +116,6 @@ pub struct NewKey {
 
 /// Events that are kept.
 const EVENTS_MAX: i64 = 10_000;
-
-/// An event as it is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventRow {
-    /// Counts up, over restarts too.
-    pub number: i64,
-    /// When, in nanoseconds of UTC.
-    pub utc_nanos: i64,
-    /// Whose.
-    pub stream: String,
-    /// `stream.switched`, `leg.state`, ….
-    pub kind: String,
-    /// The leg it is about.
-    pub leg: Option<i64>,
-    /// Why, for a switch.
-    pub reason: Option<String>,
-    /// What was seen.
-    pub text: String,
-    /// Program time without a picture, for a switch.
-    pub gap_ms: Option<i64>,
-    /// Pictures that are missing, for a switch.
-    pub units_lost: Option<i64>,
-}
 
 /// Where a broadcast stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -272,7 +251,7 @@ impl Store {
     ///
     /// # Errors
     /// The database cannot be written.
-    pub async fn add_events(&self, events: Vec<EventRow>) -> Result<(), StoreError> {
+    pub async fn add_events(&self, events: Vec<EventView>) -> Result<(), StoreError> {
         let insert = move |connection: &Connection| {
             connection.execute_batch("BEGIN")?;
             for event in &events {
@@ -280,7 +259,7 @@ impl Store {
                     "INSERT OR REPLACE INTO events VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                     params![
                         event.number,
-                        event.utc_nanos,
+                        event.utc_ms.saturating_mul(1_000_000),
                         event.stream,
                         event.kind,
                         event.leg,
@@ -307,7 +286,7 @@ impl Store {
         stream: Option<StreamName>,
         before: Option<i64>,
         limit: u32,
-    ) -> Result<Vec<EventRow>, StoreError> {
+    ) -> Result<Vec<EventView>, StoreError> {
         let read = move |connection: &Connection| {
             let mut statement = connection.prepare(
                 "SELECT number, utc_nanos, stream, kind, leg, reason, text, gap_ms, units_lost FROM events
@@ -315,9 +294,9 @@ impl Store {
             )?;
             let stream = stream.as_ref().map(StreamName::as_str);
             let rows = statement.query_map(params![stream, before.unwrap_or(i64::MAX), limit], |row| {
-                Ok(EventRow {
+                Ok(EventView {
                     number: row.get(0)?,
-                    utc_nanos: row.get(1)?,
+                    utc_ms: row.get::<_, i64>(1)? / 1_000_000,
                     stream: row.get(2)?,
                     kind: row.get(3)?,
                     leg: row.get(4)?,
@@ -520,9 +499,9 @@ mod tests {
     #[tokio::test]
     async fn events_survive_a_restart_and_keep_counting() {
         let folder = tempfile::tempdir().expect("temporary");
-        let event = |number| EventRow {
+        let event = |number| EventView {
             number,
-            utc_nanos: number,
+            utc_ms: number,
             stream: if number % 2 == 0 { "even" } else { "odd" }.into(),
             kind: "stream.switched".into(),
             leg: Some(1),

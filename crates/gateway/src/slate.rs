@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use codec::VideoStream;
-use hub::{Announcement, Arrival, EventKind, Leg, Publisher, SLATE_RANK, Stream, StreamState, Tracks};
+use hub::{Announcement, EventKind, Leg, Publisher, SLATE_RANK, Stream, StreamState, Tracks};
 use media::{AudioConfig, FrameRate, StreamName, TrackKind, VideoConfig};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -332,11 +332,9 @@ impl Showing {
     /// The next picture, and the sound up to it.
     fn bring(&mut self) {
         let time = Self::picture_nanos(&self.slate, self.pictures);
-        // It arrives when it is due, however late this task was woken.
-        let now = arrival();
-        let due = self.began + nanos(time);
-        let late = i64::try_from(now.now.saturating_duration_since(due).as_nanos()).unwrap_or(0);
-        let at = Arrival { now: due, utc_nanos: now.utc_nanos - late };
+        // It counts as having come when it was due, however late this task was woken.
+        let at = arrival();
+        self.leg.set_late(at.now.saturating_duration_since(self.began + nanos(time)));
         let count = self.slate.units.len().max(1);
         let index = usize::try_from(self.pictures).unwrap_or(0) % count;
         if let Some(unit) = self.slate.units.get(index) {

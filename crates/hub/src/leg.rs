@@ -43,6 +43,8 @@ pub struct Leg {
     jumps: u64,
     /// Empty between calls: kept for its memory.
     ready: Vec<Ready>,
+    /// How long ago what it brings now was due.
+    late: Duration,
 }
 
 /// Bytes per second of media that a leg may bring, over any longer time: 200 Mbit/s.
@@ -109,12 +111,18 @@ impl Leg {
             hashed_as: VideoCodec::Avc,
             jumps: 0,
             ready: Vec::new(),
+            late: Duration::ZERO,
         }
     }
 
     /// The stream it belongs to.
     pub fn stream(&self) -> &Arc<Stream> {
         &self.stream
+    }
+
+    /// What it brings from here on was due so long ago: it lies where it would lie if it had come then.
+    pub fn set_late(&mut self, late: Duration) {
+        self.late = late;
     }
 
     /// A receiver that tells when the session must end, and why.
@@ -309,7 +317,9 @@ impl Leg {
                 }
             }
         }
-        stream.take_in(&mut shared, at, self.id, ready.drain(..));
+        let late = i64::try_from(self.late.as_nanos()).unwrap_or(i64::MAX);
+        let came = at.now.checked_sub(self.late).map(|now| Arrival { now, utc_nanos: at.utc_nanos - late });
+        stream.take_in(&mut shared, at, came.unwrap_or(at), self.id, ready.drain(..));
         if at.now.saturating_duration_since(self.last_report) >= REPORT_INTERVAL
             && let Some(leg) = shared.leg_mut(self.id)
         {

@@ -36,7 +36,7 @@ pub use observe::{Advice, Observed, lint};
 pub use program::{Arrival, CopyFigures, ProgramStats};
 pub use report::{Link, Marker, MarkerKind, Publisher, SLATE_RANK, Transport};
 pub use ring::{Entry, Item, Tracks};
-pub use stream::{PublishError, SecondPublisher, Stream, StreamEvent, StreamState, StreamStatus, Subscriber};
+pub use stream::{PublishError, SecondPublisher, Stream, StreamState, StreamStatus, Subscriber};
 pub use switch::UnknownLeg;
 pub use timeline::{Repaired, Repairs, Timeline};
 
@@ -158,21 +158,14 @@ impl Hub {
         Ok(stream)
     }
 
-    /// Looks at the clocks of all streams; call it every 50 ms or so. Returns what happened.
-    pub fn tick(&self, at: Arrival) -> Vec<(StreamName, StreamEvent)> {
-        let mut events = Vec::new();
-        for stream in self.streams() {
-            if let Some(event) = stream.tick(at) {
-                if event == StreamEvent::Ended {
-                    let mut streams = self.streams.write();
-                    if streams.get(stream.name()).is_some_and(|known| Arc::ptr_eq(known, &stream)) {
-                        streams.remove(stream.name());
-                    }
-                }
-                events.push((stream.name().clone(), event));
+    /// Looks at the clocks of all streams; call it every 50 ms or so. What happens is told in the events.
+    pub fn tick(&self, at: Arrival) {
+        for stream in self.streams().into_iter().filter(|stream| stream.tick(at)) {
+            let mut streams = self.streams.write();
+            if streams.get(stream.name()).is_some_and(|known| Arc::ptr_eq(known, &stream)) {
+                streams.remove(stream.name());
             }
         }
-        events
     }
 
     /// The operator ends a stream; false if there is none of that name.

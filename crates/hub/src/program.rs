@@ -171,11 +171,6 @@ impl Program {
         self.feeds.iter().map(|feed| feed.leg)
     }
 
-    /// The legs that feed it, and where their pictures lie: what is added to their stamps.
-    pub(crate) fn lines(&self) -> Vec<(u64, i64)> {
-        self.feeds.iter().map(|feed| (feed.leg, feed.video_shift)).collect()
-    }
-
     /// Makes one of the copies that feed the program the one that leads.
     pub(crate) fn lead(&mut self, leg: u64) {
         if let Some(index) = self.feeds.iter().position(|feed| feed.leg == leg) {
@@ -402,6 +397,7 @@ impl Program {
     }
 
     fn release(&mut self, at: Arrival, track: TrackKind) {
+        let mut filled = false; // what waited goes on: one hole, however much stood behind it
         while let Some((&dts, held)) = self.copies.held(track).first_key_value() {
             let (leg, deadline, is_stand_in) = (held.leg, held.deadline, held.is_stand_in);
             let (tolerance, interval) = (self.tolerance(track), self.interval(track));
@@ -414,17 +410,17 @@ impl Program {
             });
             let is_over = deadline <= at.now || !may_come;
             if !(is_over || follows && !is_stand_in) {
-                return;
+                break;
             }
-            let Some(mut held) = self.copies.held(track).remove(&dts) else { return };
+            let Some(mut held) = self.copies.held(track).remove(&dts) else { break };
             if let Some(head) = self.audio_head.filter(|_| track == TrackKind::Audio && follows) {
                 (held.unit.dts, held.unit.pts) = (Dts(head), Pts(head)); // the sound's grid is the program's
             }
             self.copies.stats.unrepaired += u64::from(!follows);
-            let waited = at.now > held.at.now;
-            self.copies.stats.repaired += u64::from(follows && waited && track == TrackKind::Video);
+            filled |= follows && at.now > held.at.now && track == TrackKind::Video;
             self.emit(held);
         }
+        self.copies.stats.repaired += u64::from(filled);
     }
 
     // ---- everything that is emitted

@@ -15,6 +15,8 @@ const KEEP: Duration = Duration::from_secs(4);
 const UNITS_MAX: usize = 6400;
 /// Most bytes kept: 8 s at 60 Mbit/s.
 const BYTES_MAX: usize = 64 << 20;
+/// For so long a leg that comes back is looked at: what was held up comes at once, and what is live does not.
+const SETTLE: Duration = Duration::from_millis(300);
 /// How long the tracks that were announced are waited for.
 const CENSUS_TIME: Duration = Duration::from_secs(1);
 
@@ -35,15 +37,15 @@ pub(crate) struct Standby {
     pub(crate) announced: Announced,
     pub(crate) tracks: Tracks,
     pub(crate) units: VecDeque<(Arrival, Incoming)>,
-    /// Where its pictures lay in the program when it fed it last: what it sends late is not played as if it were new.
-    pub(crate) line: Option<i64>,
+    /// It fed the program before: what it brings now may have been held up on its way.
+    pub(crate) has_fed: bool,
     bytes: usize,
 }
 
 impl Standby {
     pub(crate) fn new(since: Instant) -> Self {
         let (announced, tracks, units) = (Announced::default(), Tracks::default(), VecDeque::new());
-        Self { since, announced, tracks, units, line: None, bytes: 0 }
+        Self { since, announced, tracks, units, has_fed: false, bytes: 0 }
     }
 
     /// From here on the configuration is this one; what came before it is of no use.
@@ -99,6 +101,13 @@ impl Standby {
         let knows_all = (self.tracks.video.is_some() || !video) && (self.tracks.audio.is_some() || !audio);
         let has_both = self.tracks.video.is_some() && self.tracks.audio.is_some();
         has_both || self.has_waited(now) || knows_all && (video || audio)
+    }
+
+    /// Whether it can be told where its units lie in time. A backlog that has only begun to come looks live.
+    pub(crate) fn is_settled(&self) -> bool {
+        let ends = self.units.front().zip(self.units.back());
+        let span = ends.map_or(Duration::ZERO, |((first, _), (last, _))| last.now.saturating_duration_since(first.now));
+        !self.has_fed || span >= SETTLE
     }
 
     /// Whether nothing that was announced is waited for any more, whatever it costs.

@@ -195,15 +195,6 @@ pub struct Stream {
     pub(crate) has_several_legs: AtomicBool,
 }
 
-/// What [`crate::Hub::tick`] saw happen to a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StreamEvent {
-    /// The source is silent.
-    Silent,
-    /// The stream is over.
-    Ended,
-}
-
 impl Stream {
     pub(crate) fn new(name: StreamName, config: HubConfig, events: Arc<EventLog>) -> Self {
         let shared = Shared {
@@ -401,15 +392,32 @@ impl Stream {
         Ok(())
     }
 
-    /// What a leg brings: to the program, or to what is kept in case it is needed.
-    pub(crate) fn take_in(&self, shared: &mut Shared, at: Arrival, id: u64, ready: impl Iterator<Item = Ready>) {
+    /// What a leg brings, which counts as having come at `came`: to the program, or to what is kept in case it is needed.
+    pub(crate) fn take_in(
+        &self,
+        shared: &mut Shared,
+        at: Arrival,
+        came: Arrival,
+        id: u64,
+        ready: impl Iterator<Item = Ready>,
+    ) {
         if shared.state == StreamState::Ended {
             return;
         }
-        self.emitting(shared, at, |shared| self.take_all(shared, at, id, ready));
+        self.emitting(shared, at, |shared| {
+            self.keep_or_show(shared, came, id, ready);
+            if !shared.program.is_fed_by(id) {
+                self.look_for_copies(shared, at, id);
+            } else if shared.program.feeds().count() > 1 {
+                self.look_for_strangers(shared, at);
+            }
+            if shared.program.leader() != Some(id) || shared.forced.is_some() {
+                self.consider(shared, at);
+            }
+        });
     }
 
-    fn take_all(&self, shared: &mut Shared, at: Arrival, id: u64, ready: impl Iterator<Item = Ready>) {
+    fn keep_or_show(&self, shared: &mut Shared, at: Arrival, id: u64, ready: impl Iterator<Item = Ready>) {
         let Shared { program, legs, .. } = shared;
         let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) else { return };
         let feeds = program.feeds().count();
@@ -431,14 +439,6 @@ impl Stream {
         if program.feeds().count() < feeds {
             let text = format!("{} has other sound now: copies of it are looked for anew", leg.describe());
             self.tell(at, Draft::new(EventKind::Parted, Some(id), text));
-        }
-        if !program.is_fed_by(id) {
-            self.look_for_copies(shared, at, id);
-        } else if program.feeds().count() > 1 {
-            self.look_for_strangers(shared, at);
-        }
-        if shared.program.leader() != Some(id) || shared.forced.is_some() {
-            self.consider(shared, at);
         }
     }
 
@@ -466,12 +466,12 @@ impl Stream {
         self.head.send_replace(shared.program.ring.head());
     }
 
-    /// Looks at the clocks: silent sources, units that were held long enough, a hold time that is over. Called a few times a
-    /// second.
-    pub(crate) fn tick(&self, at: Arrival) -> Option<StreamEvent> {
+    /// Looks at the clocks: silent sources, units that were held long enough, a hold time that is over; whether the stream has
+    /// just ended. Called a few times a second.
+    pub(crate) fn tick(&self, at: Arrival) -> bool {
         let mut shared = self.shared.lock();
         if shared.state == StreamState::Ended {
-            return None;
+            return false;
         }
         let gone: Vec<u64> = shared.legs.iter().filter(|leg| leg.is_gone).map(|leg| leg.id).collect();
         for id in gone {
@@ -486,17 +486,14 @@ impl Stream {
             self.has_several_legs.store(false, Ordering::Relaxed);
         }
         let silent_after = self.config.silent_after.max(shared.program.usual_silence());
-        match shared.state {
-            StreamState::Live if shared.silence(at.now) >= silent_after => {
-                self.lose(&mut shared, at, "no leg delivers");
-                Some(StreamEvent::Silent)
-            }
-            _ if shared.is_over(at.now, self.config.hold) => {
-                self.finish(&mut shared, at, "no source came back");
-                Some(StreamEvent::Ended)
-            }
-            _ => None,
+        if shared.state == StreamState::Live && shared.silence(at.now) >= silent_after {
+            self.lose(&mut shared, at, "no leg delivers");
         }
+        let is_over = shared.is_over(at.now, self.config.hold);
+        if is_over {
+            self.finish(&mut shared, at, "no source came back");
+        }
+        is_over
     }
 
     /// The operator ends the stream.

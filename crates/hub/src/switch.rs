@@ -104,12 +104,10 @@ impl Stream {
             let Shared { program, legs, .. } = shared;
             let Some(leg) = legs.iter_mut().find(|leg| leg.id == target) else { return false };
             let likeness = program.likeness(target, &leg.standby);
-            let lines = program.lines();
+            let before: Vec<u64> = program.feeds().collect();
             let Some(joined) = program.join(at, target, &mut leg.standby, likeness) else { return false };
-            for (id, line) in lines {
-                if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id && !program.is_fed_by(id)) {
-                    leg.standby.line = Some(line);
-                }
+            for leg in legs.iter_mut().filter(|leg| before.contains(&leg.id) && !program.is_fed_by(leg.id)) {
+                leg.standby.has_fed = true;
             }
             Some(joined)
         };
@@ -217,9 +215,6 @@ impl Stream {
     pub(crate) fn on_jump(&self, shared: &mut Shared, at: Arrival, id: u64) {
         if !shared.program.is_fed_by(id) {
             shared.program.unlearn(id);
-            if let Some(leg) = shared.leg_mut(id) {
-                leg.standby.line = None;
-            }
         } else if shared.program.feeds().count() > 1 {
             self.part(shared, at, id, "its timestamps jumped");
         }

@@ -645,6 +645,32 @@ fn what_a_leg_sends_late_is_not_played_as_if_it_were_new() {
 }
 
 #[test]
+fn a_leg_that_comes_back_and_stays_behind_gets_the_stream_back_all_the_same() {
+    for (behind, has_b_frames) in
+        [0, 300, 700, 1500, 4000].into_iter().flat_map(|behind| [(behind, false), (behind, true)])
+    {
+        let mut world = World::new(HubConfig { hold_down: Duration::ZERO, ..HubConfig::default() });
+        let paths = [Path { has_b_frames, ..path(1, 0, 20, true) }, path(2, 0, 20, true)];
+        // It stands still for four seconds; then it goes on in real time, so much later than before.
+        let mut acts = carry(0, &paths[0], 0, 30 * SECOND);
+        for (at, _, act) in &mut acts {
+            if matches!(act, Act::Bring(made) if made.nanos() >= 9 * SECOND) {
+                *at = (*at + behind * MILLI).max(13 * SECOND);
+            }
+        }
+        acts.extend(carry(1, &paths[1], 0, 30 * SECOND));
+        let _legs = play(&mut world, &paths, &[("a", 0), ("slate", crate::SLATE_RANK)], acts, 30 * SECOND);
+
+        world.check();
+        let back = world.switches().into_iter().find(|event| event.reason == Some(SwitchReason::Recovered));
+        let back = back.unwrap_or_else(|| panic!("{behind} ms behind: it never got the stream back"));
+        let after = back.utc_nanos - 1_700_000_000_000_000_000;
+        assert!(after < 17 * SECOND, "{behind} ms behind: only at {} ms", after / MILLI);
+        assert_eq!(world.status().legs.first().map(|leg| leg.id), Some(0));
+    }
+}
+
+#[test]
 fn a_leg_whose_parameter_sets_come_in_band_gives_way_to_nothing_that_cannot_be_decoded() {
     let mut world = World::new(HubConfig { hold_down: Duration::ZERO, ..HubConfig::default() });
     let paths = [path(1, 0, 20, true), path(2, 0, 20, true)];

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::{EventRow, Store};
+use control::{EventView, Store};
 use hub::{Event, EventKind, EventLog, Hub, SwitchReason};
 use telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
@@ -65,7 +65,7 @@ impl EventFollower {
                 self.tell(event);
             }
             self.unseen = last.number + 1;
-            let rows = events.iter().map(|event| EventRow::from(&**event)).collect();
+            let rows = events.iter().map(|event| EventView::from(&**event)).collect();
             if let Err(error) = self.store.add_events(rows).await {
                 warn!(%error, "events cannot be kept yet");
                 return false;

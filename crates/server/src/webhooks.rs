@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use control::{EventRow, EventView};
+use control::EventView;
 use hmac::{Hmac, Mac as _};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hub::{Event, EventLog};
@@ -210,7 +210,7 @@ impl Webhook {
 }
 
 fn payload(event: &Event) -> Bytes {
-    let data = EventView::from(EventRow::from(event));
+    let data = EventView::from(event);
     let timestamp = hls::format_utc(event.utc_nanos);
     serde_json::json!({ "type": event.kind.as_str(), "timestamp": timestamp, "data": data }).to_string().into()
 }

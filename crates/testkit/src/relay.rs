@@ -28,10 +28,11 @@ pub struct Line {
 
 /// Numbers that look random and are the same for the same seed: xorshift64.
 #[derive(Debug)]
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    /// The next one; the state must not be 0.
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -77,14 +78,14 @@ impl Way {
             self.burst_left -= 1;
             return Vec::new();
         }
-        if self.random.next() % 1000 < self.line.loss_per_mille {
+        if self.random.draw() % 1000 < self.line.loss_per_mille {
             self.burst_left = self.line.burst.saturating_sub(1);
             return Vec::new();
         }
-        let copies = 1 + u64::from(self.random.next() % 1000 < self.line.duplicate_per_mille);
+        let copies = 1 + u64::from(self.random.draw() % 1000 < self.line.duplicate_per_mille);
         let jitter = u64::try_from(self.line.jitter.as_micros()).unwrap_or(0);
         let arrival = |random: &mut Random| {
-            let extra = if jitter == 0 { 0 } else { random.next() % jitter };
+            let extra = if jitter == 0 { 0 } else { random.draw() % jitter };
             now + self.line.delay + Duration::from_micros(extra)
         };
         (0..copies).map(|_| arrival(&mut self.random)).collect()

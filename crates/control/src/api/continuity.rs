@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::{Api, error};
-use crate::store::EventRow;
 
 /// Most events in one answer.
 const LIMIT_MAX: u32 = 1000;
@@ -49,20 +48,12 @@ pub struct EventView {
     pub units_lost: Option<i64>,
 }
 
-impl From<EventRow> for EventView {
-    fn from(row: EventRow) -> Self {
-        let EventRow { number, utc_nanos, stream, kind, leg, reason, text, gap_ms, units_lost } = row;
-        let utc_ms = utc_nanos / 1_000_000;
-        Self { number, utc_ms, stream, kind, leg, reason, text, gap_ms, units_lost }
-    }
-}
-
-impl From<&Event> for EventRow {
+impl From<&Event> for EventView {
     fn from(event: &Event) -> Self {
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         Self {
             number: number(event.number),
-            utc_nanos: event.utc_nanos,
+            utc_ms: event.utc_nanos / 1_000_000,
             stream: event.stream.to_string(),
             kind: event.kind.as_str().into(),
             leg: event.leg.map(number),
@@ -103,7 +94,7 @@ pub(super) async fn list_events(State(api): State<Api>, Query(wanted): Query<Wan
     };
     let limit = wanted.limit.unwrap_or(100).clamp(1, LIMIT_MAX);
     match api.store.events(stream, wanted.before, limit).await {
-        Ok(rows) => Json(rows.into_iter().map(EventView::from).collect::<Vec<_>>()).into_response(),
+        Ok(events) => Json(events).into_response(),
         Err(failure) => error(StatusCode::INTERNAL_SERVER_ERROR, failure.to_string()),
     }
 }
@@ -178,7 +169,7 @@ impl Follower {
 
 /// spec: HTML Living Standard §9.2.6
 fn message(event: &Event) -> String {
-    let view = EventView::from(EventRow::from(event));
+    let view = EventView::from(event);
     let data = serde_json::to_string(&view).unwrap_or_default(); // one line: JSON escapes line feeds
     format!("id: {}\nevent: {}\ndata: {data}\n\n", view.number, view.kind)
 }

@@ -68,7 +68,7 @@ impl Program {
         if let Some(shifts) = likeness {
             return Some(self.carry_on(at, leg, standby, shifts));
         }
-        if !standby.is_complete(at.now) {
+        if !standby.is_complete(at.now) || !standby.is_settled() {
             return None;
         }
         let waited = standby.has_waited(at.now);
@@ -208,42 +208,52 @@ impl Program {
     /// Which random access point of a leg the program goes on with, and where it lies.
     fn anchor(&self, standby: &Standby, track: TrackKind) -> Option<(usize, Squeeze)> {
         let scale = standby.tracks.config(track).map_or(Timescale::VIDEO, |config| config.timescale());
-        let pts = |unit: &AccessUnit| scale.rescale(unit.pts.0, Timescale::VIDEO);
-        let is_anchor = |unit: &AccessUnit| unit.track == track && unit.is_random_access;
-        let anchors = || standby.units.iter().enumerate().filter(|(_, (_, incoming))| is_anchor(&incoming.unit));
+        let (dts, pts) = (
+            |unit: &AccessUnit| scale.rescale(unit.dts.0, Timescale::VIDEO),
+            |unit: &AccessUnit| scale.rescale(unit.pts.0, Timescale::VIDEO),
+        );
+        let units = || standby.units.iter().enumerate().filter(|(_, (_, incoming))| incoming.unit.track == track);
+        let anchors = || units().filter(|(_, (_, incoming))| incoming.unit.is_random_access);
         let plain = |shift| Squeeze { shift, from: i64::MIN, to: 0, until: i64::MIN, frame: 1 };
         // Where the leg lies by what came of it with the least delay: a burst is not played from its beginning.
-        let of_track = || standby.units.iter().filter(|(_, incoming)| incoming.unit.track == track);
-        let line = of_track()
-            .filter_map(|(came, incoming)| Some(self.expected_at(came.now)? - pts(&incoming.unit)))
-            .chain(standby.line.filter(|_| track == TrackKind::Video))
-            .min();
+        let lies = |came: &Arrival, unit: &AccessUnit| Some(self.expected_at(came.now)? - dts(unit));
+        let line = units().filter_map(|(_, (came, incoming))| lies(came, &incoming.unit)).min();
+        let Some((line, lead)) = line.zip(self.reorder_lead()) else {
+            return anchors().next().map(|(index, (_, first))| (index, plain(PROGRAM_START - pts(&first.unit))));
+        };
+        let lowest = |unit: &AccessUnit| self.lowest(pts(unit) - dts(unit));
         for (index, (_, incoming)) in anchors() {
-            let unit = &incoming.unit;
-            let reorder = if track == TrackKind::Video { unit.pts.0 - unit.dts.0 } else { 0 };
-            let Some((lowest, line)) = self.lowest(reorder).zip(line) else {
-                return Some((index, plain(PROGRAM_START - pts(unit))));
-            };
-            let expected = pts(unit) + line;
-            if expected + JITTER >= lowest {
-                return Some((index, plain(expected.max(lowest) - pts(unit))));
+            let (expected, lowest) = (pts(&incoming.unit) + line, lowest(&incoming.unit)?);
+            if expected + JITTER + lead >= lowest {
+                return Some((index, plain(expected.max(lowest) - pts(&incoming.unit))));
             }
         }
-        // All lie before the head: the newest one, with the frames that are too old squeezed into the gap.
-        let (index, (_, first)) = anchors().last().filter(|_| track == TrackKind::Video)?;
-        let frames = || standby.units.iter().skip(index).filter(|(_, incoming)| incoming.unit.track == track);
-        let (_, last) = frames().next_back()?;
-        let reorder = first.unit.pts.0 - first.unit.dts.0;
-        let (lowest, shift) = self.lowest(0).zip(line)?;
-        let steps = || frames().zip(frames().skip(1)).map(|((_, a), (_, b))| b.unit.dts.0 - a.unit.dts.0);
-        let frame = steps().filter(|step| *step > 0).min()?;
-        let from = first.unit.pts.0 + shift;
-        let to = lowest + reorder * STEP_MIN / frame + 1;
+        // All lie before the head.
+        let (index, (came, first)) = anchors().last().filter(|_| track == TrackKind::Video)?;
+        if let Some(squeeze) = self.squeeze(standby, index, line) {
+            return Some((index, squeeze));
+        }
+        // A leg whose delay varies more than that, or that has fallen behind: from a random access point that comes now.
+        let (_, (_, last)) = units().next_back()?;
+        let is_live = dts(&last.unit) - dts(&first.unit) <= JITTER;
+        let expected = pts(&first.unit) + lies(came, &first.unit)?;
+        is_live.then_some((index, plain(expected.max(lowest(&first.unit)?) - pts(&first.unit))))
+    }
+
+    /// How a GOP that began before the head is caught up in the gap, where it can be; `shift` is where the leg lies.
+    fn squeeze(&self, standby: &Standby, index: usize, shift: i64) -> Option<Squeeze> {
+        let is_picture = |unit: &&AccessUnit| unit.track == TrackKind::Video;
+        let frames = || standby.units.iter().skip(index).map(|(_, incoming)| &incoming.unit).filter(is_picture);
+        let (first, last) = (frames().next()?, frames().next_back()?);
+        let steps = frames().zip(frames().skip(1)).map(|(one, next)| next.dts.0 - one.dts.0);
+        let frame = steps.filter(|step| *step > 0).min()?;
+        let from = first.pts.0 + shift;
+        let to = self.lowest(0)? + (first.pts.0 - first.dts.0) * STEP_MIN / frame + 1;
         // Where the squeezed line meets the true one. At 1 ms for each frame a thousand frames a second is all there is.
-        let until =
-            to + (to - from).checked_mul(STEP_MIN)?.checked_div(frame - STEP_MIN).filter(|rest| *rest >= 0)? + 1;
+        let rest = (to - from).checked_mul(STEP_MIN)?.checked_div(frame - STEP_MIN).filter(|rest| *rest >= 0)?;
+        let until = to + rest + 1;
         // What follows has its own stamps: the last of what is kept must lie beyond.
-        (until <= last.unit.dts.0 + shift).then_some((index, Squeeze { shift, from, to, until, frame }))
+        (until <= last.dts.0 + shift).then_some(Squeeze { shift, from, to, until, frame })
     }
 
     /// The end of the program: of the picture, else of the sound, on the video scale.
@@ -260,9 +270,15 @@ impl Program {
         Some(self.video.map_or(head, |(dts, pts)| (pts + 1).max(dts + 1 + reorder)))
     }
 
-    /// The program time of what arrives at `now`; none where nothing was emitted yet.
+    /// How far the highest presentation time is ahead of the last decode time: reordered pictures.
+    fn reorder_lead(&self) -> Option<i64> {
+        let head = self.head()?;
+        Some(self.video.filter(|_| self.tracks.video.is_some()).map_or(0, |(dts, _)| head - dts))
+    }
+
+    /// The decode time, in program time, of what arrives at `now`; none where nothing was emitted yet.
     fn expected_at(&self, now: Instant) -> Option<i64> {
-        let (head, last) = self.head().zip(self.last_arrival)?;
+        let (head, last) = (self.head()? - self.reorder_lead()?, self.last_arrival?);
         let passed = Timescale::VIDEO.ticks(now.saturating_duration_since(last));
         let ago = Timescale::VIDEO.ticks(last.saturating_duration_since(now));
         Some(head + passed - ago)

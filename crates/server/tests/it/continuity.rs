@@ -315,6 +315,9 @@ async fn without_a_source_viewers_see_the_slate_and_the_program_goes_on_when_it_
     let switch = events(&rig, "stream.switched").await.pop().expect("to the slate");
     assert_eq!(switch["reason"], "silent");
     assert!(switch["gap_ms"].as_i64().is_some_and(|gap| gap <= 2200), "{switch}");
+    seconds(1.5).await;
+    cable.resume();
+    eventually("the source is back after its silence", || async { (leader(&rig).await == "rtmp").then_some(()) }).await;
     seconds(2.5).await;
     for track in ["video", "audio"] {
         let playlist = rig.playlist(&path.replace("video", track)).await;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use testkit::cable::Cable;
 use testkit::programs::{Ffmpeg, Program};
-use testkit::relay::{Line, Relay};
+use testkit::relay::{Line, Random, Relay};
 use testkit::witness::{Comparison, Making, Source, Witness};
 use tokio::process::{Child, Command};
 
@@ -130,16 +130,9 @@ async fn seconds(count: f64) {
     tokio::time::sleep(Duration::from_secs_f64(count)).await;
 }
 
-/// Numbers that look random and are the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
+/// Seconds, fewer than these.
+fn up_to(random: &mut Random, limit: f64) -> f64 {
+    limit * f64::from(u32::try_from(random.draw() % 1000).unwrap_or(0)) / 1000.0
 }
 
 /// One line of the table.
@@ -227,7 +220,7 @@ async fn two_paths(program: &Path, folder: &Path, rounds: usize, harm: Harm, sec
         done += 1;
         seconds(0.6).await; // what was done has been noticed
         server.legs("healthy copy", 1).await;
-        seconds(0.2 + f64::from(u32::try_from(random.below(1500)).expect("small")) / 1000.0).await;
+        seconds(0.2 + up_to(&mut random, 1.5)).await;
         breaks = breaks.max(discontinuities(&media_playlist(&server).await));
     }
     let felt = player.felt().await;
@@ -279,7 +272,7 @@ async fn two_encoders(program: &Path, folder: &Path, rounds: usize, is_silent: b
     let mut done = 0;
     let mut random = Random(88_172_645_463_325_252);
     while done < rounds && began.elapsed() < Duration::from_secs(length - 14) {
-        seconds(f64::from(u32::try_from(random.below(2000)).expect("small")) / 1000.0).await;
+        seconds(up_to(&mut random, 2.0)).await;
         let before = discontinuities(&media_playlist(&server).await);
         if is_silent {
             cable.stall(Duration::from_millis(1500)).await;
