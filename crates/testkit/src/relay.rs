@@ -60,6 +60,7 @@ pub struct Relay {
     pub counts: Arc<Counts>,
     /// Nothing passes while it is set.
     pub cut: Arc<AtomicBool>,
+    ways: [Arc<Mutex<Way>>; 2],
     _tasks: JoinSet<()>,
 }
 
@@ -107,6 +108,7 @@ impl Relay {
         };
         let (there, back) = (way(1), way(2));
         let mut tasks = JoinSet::new();
+        let ways = [Arc::clone(&there), Arc::clone(&back)];
         let (all_counts, all_cut) = (Arc::clone(&counts), Arc::clone(&cut));
         tasks.spawn(async move {
             let mut callers: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
@@ -137,7 +139,14 @@ impl Relay {
                 pass(&there, &all_counts, &all_cut, buffer[..length].to_vec(), socket, None).await;
             }
         });
-        Self { address, counts, cut, _tasks: tasks }
+        Self { address, counts, cut, ways, _tasks: tasks }
+    }
+
+    /// From now on so many of 1,000 are lost, in both directions.
+    pub async fn set_loss(&self, per_mille: u64) {
+        for way in &self.ways {
+            way.lock().await.line.loss_per_mille = per_mille;
+        }
     }
 }
 

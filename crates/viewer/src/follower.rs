@@ -563,27 +563,11 @@ impl Follower {
                 return;
             }
             let Some(change) = self.playback.advance(at, edge, &mut buffers) else { break };
-            match change {
-                Change::Began => {
-                    self.quality.startup = Some(self.startup);
-                    self.event(Event::Began(self.startup));
-                }
-                Change::Stalled if is_over => {} // that was the last of it
-                Change::Stalled => {
-                    self.quality.stalls += 1;
-                    self.event(Event::Stalled);
-                }
-                Change::Resumed(lasted) => {
-                    self.quality.count_stall(lasted);
-                    self.event(Event::Resumed(lasted));
-                }
-                Change::Jumped(length) => {
-                    let length = Duration::from_nanos(u64::try_from(length).unwrap_or(0));
-                    self.quality.holes += 1;
-                    self.quality.hole_time += length;
-                    self.event(Event::Jumped(length));
-                }
+            if change == Change::Stalled && is_over {
+                continue; // that was the last of it
             }
+            let event = self.quality.count_change(change, self.startup);
+            self.event(event);
         }
         self.quality.played = self.playback.played();
         if is_over && self.playback.is_stalled() && !self.is_done {

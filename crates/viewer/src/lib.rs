@@ -4,6 +4,7 @@
 //! | Module | What it is |
 //! | --- | --- |
 //! | [`follower`] | the player without a picture: sans-IO |
+//! | [`direct`] | the same over RTMP and SRT, which have no playlists |
 //! | [`quality`] | what a viewer felt, in figures |
 //! | [`probe`], [`load`] | one viewer watched closely; many, and many publishers |
 //! | [`check`] | conformance: every rule that a client can observe |
@@ -15,6 +16,7 @@
 mod bandwidth;
 pub mod check;
 pub mod client;
+pub mod direct;
 pub mod follower;
 pub mod load;
 mod playback;
@@ -22,6 +24,7 @@ pub mod probe;
 pub mod publisher;
 pub mod quality;
 pub mod samples;
+mod srt_link;
 pub mod srt_publisher;
 pub mod url;
 pub mod watch;

@@ -1,7 +1,6 @@
 //! `load`: many viewers in one process, each on its own, or many publishers.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,11 +12,13 @@ use srt::CallerConfig;
 use tokio::task::JoinSet;
 
 use crate::client::{Client, Shared};
-use crate::follower::{Follower, PlayerSettings};
+use crate::direct::{self, DirectPlayer, Place};
+use crate::follower::{Event, Follower, PlayerSettings};
 use crate::probe::quality_lines;
 use crate::publisher::{Publisher, Tag, read_flv};
 use crate::quality::{Quality, QualityReport};
 use crate::samples::{Samples, Summary};
+use crate::srt_link::resolve;
 use crate::srt_publisher::{SrtPublisher, TsClip};
 use crate::url::Url;
 use crate::watch::{moment, watch};
@@ -31,6 +32,8 @@ const LAG_INTERVAL: Duration = Duration::from_millis(20);
 /// A client that is this late, or this busy, tells more of itself than of the server.
 const LAG_MS_MAX: u32 = 50;
 const BUSY_PERCENT_MAX: u64 = 90;
+/// How often a viewer's figures are added up.
+const TICK: Duration = Duration::from_millis(500);
 /// Publishers begin spread over this time, so that their keyframes do not come all at once.
 const PUBLISHER_SPREAD: Duration = Duration::from_secs(2);
 
@@ -106,13 +109,54 @@ struct Totals {
     bytes: AtomicU64,
 }
 
-/// Runs viewers, spread evenly over the addresses. `on_second` is told once a second how many have come, and who has run dry so far.
-pub async fn viewers(
-    shared: &Arc<Shared>,
-    urls: &[Url],
-    settings: LoadSettings,
-    mut on_second: impl FnMut(u32, u64),
-) -> LoadReport {
+/// What many viewers watch; they are spread evenly over the addresses.
+#[derive(Clone, Debug)]
+pub enum Audience {
+    /// Over HTTP.
+    Http(Arc<Shared>, Vec<Url>),
+    /// Over RTMP or SRT, and whether any certificate is taken.
+    Direct(Vec<Place>, bool),
+}
+
+impl Audience {
+    /// What is watched, without secrets.
+    fn addresses(&self) -> String {
+        let texts: Vec<String> = match self {
+            Self::Http(_, urls) => urls.iter().map(Url::to_string).collect(),
+            Self::Direct(places, _) => places.iter().map(Place::to_string).collect(),
+        };
+        texts.join(" ")
+    }
+
+    /// Watches as one of the viewers until then; `on_tick` is told its figures twice a second.
+    async fn watch(
+        &self,
+        index: usize,
+        settings: PlayerSettings,
+        until: Instant,
+        mut on_tick: impl FnMut(&Quality) + Send,
+    ) -> Option<Quality> {
+        match self {
+            Self::Http(shared, urls) => {
+                let client = Client::new(shared);
+                let url = urls.get(index % urls.len().max(1))?;
+                let mut follower = Follower::new(moment(), url.clone(), settings);
+                watch(&client, &mut follower, until, TICK, |follower, _| on_tick(follower.quality())).await;
+                Some(follower.quality().clone())
+            }
+            Self::Direct(places, is_insecure) => {
+                let place = places.get(index % places.len().max(1))?;
+                let mut player = DirectPlayer::new(moment(), direct::BUFFER, settings.samples_max);
+                let tell = |player: &DirectPlayer, _: Option<&Event>| on_tick(player.quality());
+                direct::watch(place, &mut player, *is_insecure, until, TICK, tell).await;
+                Some(player.quality().clone())
+            }
+        }
+    }
+}
+
+/// Runs viewers. `on_second` is told once a second how many have come, and who has run dry so far.
+pub async fn viewers(audience: Audience, settings: LoadSettings, mut on_second: impl FnMut(u32, u64)) -> LoadReport {
     let totals = Arc::new(Totals::default());
     let stalls = Arc::new(AtomicU64::new(0));
     let came = Arc::new(AtomicU64::new(0));
@@ -120,26 +164,23 @@ pub async fn viewers(
     let steady = began + settings.ramp;
     let until = steady + settings.duration;
     let mut tasks = JoinSet::new();
-    for (index, url) in (0..settings.viewers).zip(urls.iter().cycle().cloned()) {
-        let shared = Arc::clone(shared);
+    let audience = Arc::new(audience);
+    for index in 0..settings.viewers {
+        let audience = Arc::clone(&audience);
         let (totals, stalls, came) = (Arc::clone(&totals), Arc::clone(&stalls), Arc::clone(&came));
         let starts = began + settings.ramp * index / settings.viewers.max(1);
         let player = PlayerSettings { samples_max: SAMPLES_MAX, ..settings.player };
         tasks.spawn(async move {
             tokio::time::sleep_until(starts.into()).await;
             came.fetch_add(1, Ordering::Relaxed);
-            let client = Client::new(&shared);
-            let mut follower = Follower::new(moment(), url, player);
             let mut told = (0, 0, 0);
-            watch(&client, &mut follower, until, Duration::from_millis(500), |follower, _| {
-                let quality = follower.quality();
+            let quality = audience.watch(index as usize, player, until, |quality| {
                 totals.requests.fetch_add(quality.requests - told.0, Ordering::Relaxed);
                 totals.bytes.fetch_add(quality.bytes - told.1, Ordering::Relaxed);
                 stalls.fetch_add(quality.stalls - told.2, Ordering::Relaxed);
                 told = (quality.requests, quality.bytes, quality.stalls);
-            })
-            .await;
-            (index, follower.quality().clone())
+            });
+            Some((index, Box::pin(quality).await?))
         });
     }
     let mut lag = Samples::new(10_000);
@@ -164,11 +205,11 @@ pub async fn viewers(
     let used = processor_time().saturating_sub(processor);
     let mut viewers = Vec::new();
     while let Some(ended) = tasks.join_next().await {
-        viewers.extend(ended.ok());
+        viewers.extend(ended.ok().flatten());
     }
     let per_second = |count: u64| u64::try_from(u128::from(count) * 1000 / span.as_millis().max(1)).unwrap_or(u64::MAX);
     let rates = (per_second(requests - counted.0), per_second((bytes - counted.1) * 8));
-    sum_up(urls, settings.viewers, &viewers, rates, client_figures(used, span, &lag))
+    sum_up(audience.addresses(), settings.viewers, &viewers, rates, client_figures(used, span, &lag))
 }
 
 fn count(totals: &Totals) -> (u64, u64) {
@@ -191,13 +232,7 @@ fn processor_time() -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-fn sum_up(
-    urls: &[Url],
-    meant: u32,
-    viewers: &[(u32, Quality)],
-    rates: (u64, u64),
-    client: ClientFigures,
-) -> LoadReport {
+fn sum_up(url: String, meant: u32, viewers: &[(u32, Quality)], rates: (u64, u64), client: ClientFigures) -> LoadReport {
     let mut all = Quality::new(2);
     let mut startup = Samples::new(viewers.len());
     debug_assert!(viewers.len() <= meant as usize, "each came once");
@@ -221,7 +256,7 @@ fn sum_up(
         u32::try_from(viewers.iter().filter(|(_, quality)| is_meant(quality)).count()).unwrap_or(u32::MAX)
     };
     LoadReport {
-        url: urls.iter().map(Url::to_string).collect::<Vec<_>>().join(" "),
+        url,
         viewers: meant,
         began: count(|quality| quality.startup.is_some()),
         viewers_with_stalls: count(|quality| quality.stalls > 0),
@@ -326,7 +361,7 @@ pub async fn srt_publishers(target: &SrtTarget, clip: &Path, duration: Duration)
         tasks.spawn(async move {
             tokio::time::sleep(PUBLISHER_SPREAD * index / count).await;
             let config = CallerConfig { settings, stream_id: Some(stream_id), ..CallerConfig::default() };
-            SrtPublisher::connect(server, config, index).await?.replay(&clip, duration).await
+            SrtPublisher::connect(server, config).await?.replay(&clip, duration).await
         });
     }
     Ok(collect(count, tasks).await)
@@ -342,11 +377,6 @@ fn read_clip(clip: &Path) -> Result<Vec<Tag>, String> {
         ));
     }
     Ok(tags)
-}
-
-async fn resolve(server: &str) -> Result<SocketAddr, String> {
-    let mut found = tokio::net::lookup_host(server).await.map_err(|error| format!("{server}: {error}"))?;
-    found.next().ok_or_else(|| format!("{server} has no address"))
 }
 
 async fn collect(count: u32, mut tasks: JoinSet<Result<Duration, String>>) -> PublishReport {

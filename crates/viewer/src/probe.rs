@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::client::{Client, Shared};
+use crate::direct::{self, DirectPlayer, Place};
 use crate::follower::{Event, Follower, PlayerSettings};
-use crate::quality::QualityReport;
+use crate::quality::{Quality, QualityReport, Startup};
 use crate::url::Url;
 use crate::watch::{moment, watch};
 
@@ -85,6 +86,39 @@ pub async fn probe(
     }
 }
 
+/// Watches over RTMP or SRT as [`probe`] does over HTTP.
+pub async fn probe_direct(
+    place: &Place,
+    is_insecure: bool,
+    buffer: Duration,
+    duration: Duration,
+    mut on_line: impl FnMut(&Line) + Send,
+) -> ProbeReport {
+    let began = Instant::now();
+    let mut player = DirectPlayer::new(moment(), buffer, PlayerSettings::default().samples_max);
+    let mut failures = Vec::new();
+    direct::watch(place, &mut player, is_insecure, began + duration, TICK, |player, event| {
+        if let Some(Event::Failed(text)) = event {
+            failures.push(text.clone());
+        }
+        let text = match event {
+            None => status(player.quality(), player.is_stalled(), player.latency_nanos(moment()), "units"),
+            Some(event) => words(event),
+        };
+        on_line(&Line { text: at(began, &text), is_status: event.is_none() });
+    })
+    .await;
+    ProbeReport {
+        url: place.to_string(),
+        location: None,
+        seconds: began.elapsed().as_secs_f64(),
+        variant_bandwidth: None,
+        quality: player.quality().report(),
+        failures,
+        exceeded: Vec::new(),
+    }
+}
+
 /// A line for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
@@ -95,28 +129,35 @@ pub struct Line {
 }
 
 fn line(follower: &Follower, event: Option<&Event>, began: Instant) -> Line {
-    let at = began.elapsed().as_secs_f64();
     let text = match event {
         None => {
-            let quality = follower.quality();
-            let behind =
-                follower.latency_nanos(moment()).map_or_else(|| "–".into(), |nanos| seconds(nanos / 1_000_000));
-            let state = match (quality.startup, follower.is_stalled()) {
-                (None, _) => "starting",
-                (Some(_), true) => "stalled",
-                (Some(_), false) => "playing",
-            };
-            format!(
-                "{at:6.1} s  {state}, {behind} behind, {} stalls, {} parts and segments, {:.1} MB, {} failures",
-                quality.stalls,
-                quality.media,
-                quality.bytes as f64 / 1e6,
-                quality.failures
-            )
+            let latency = follower.latency_nanos(moment());
+            status(follower.quality(), follower.is_stalled(), latency, "parts and segments")
         }
-        Some(event) => format!("{at:6.1} s  {}", words(event)),
+        Some(event) => words(event),
     };
-    Line { text, is_status: event.is_none() }
+    Line { text: at(began, &text), is_status: event.is_none() }
+}
+
+fn at(began: Instant, text: &str) -> String {
+    format!("{:6.1} s  {text}", began.elapsed().as_secs_f64())
+}
+
+/// How things stand.
+fn status(quality: &Quality, is_stalled: bool, latency_nanos: Option<i64>, units: &str) -> String {
+    let behind = latency_nanos.map_or_else(|| "–".into(), |nanos| seconds(nanos / 1_000_000));
+    let state = match (quality.startup, is_stalled) {
+        (None, _) => "starting",
+        (Some(_), true) => "stalled",
+        (Some(_), false) => "playing",
+    };
+    format!(
+        "{state}, {behind} behind, {} stalls, {} {units}, {:.1} MB, {} failures",
+        quality.stalls,
+        quality.media,
+        quality.bytes as f64 / 1e6,
+        quality.failures
+    )
 }
 
 fn words(event: &Event) -> String {
@@ -183,18 +224,10 @@ impl ProbeReport {
 /// The figures of one viewer, or of many, for people.
 pub(crate) fn quality_lines(quality: &QualityReport) -> String {
     let mut out = String::new();
+    // Over RTMP and SRT nothing is asked for: it comes.
+    let is_direct = quality.requests == 0;
     if let Some(startup) = quality.startup {
-        let _ = writeln!(
-            out,
-            "  startup        first picture after {} ms (name {}, TCP {}, TLS {}; multivariant playlist at {}, playlists {}, first media {})",
-            startup.first_picture_ms,
-            startup.dns_ms,
-            startup.tcp_ms,
-            startup.tls_ms,
-            startup.multivariant_ms,
-            startup.playlists_ms,
-            startup.first_media_ms
-        );
+        out += &startup_line(&startup, is_direct);
     }
     let latency = &quality.latency_ms;
     if latency.count > 0 {
@@ -216,6 +249,9 @@ pub(crate) fn quality_lines(quality: &QualityReport) -> String {
         quality.jumps_to_live
     );
     let (first, age) = (&quality.first_byte_ms, &quality.part_age_ms);
+    if is_direct {
+        return out + &direct_lines(quality);
+    }
     let _ = writeln!(
         out,
         "  media          {} parts and segments, first byte p50 {} p95 {} ms; part there p50 {} p95 {} ms after its end, {} late",
@@ -245,4 +281,34 @@ pub(crate) fn quality_lines(quality: &QualityReport) -> String {
         quality.switches
     );
     out
+}
+
+fn startup_line(startup: &Startup, is_direct: bool) -> String {
+    let (connection, before) = if is_direct {
+        ("connection", format!("let in at {}", startup.playlists_ms))
+    } else {
+        ("TCP", format!("multivariant playlist at {}, playlists {}", startup.multivariant_ms, startup.playlists_ms))
+    };
+    format!(
+        "  startup        first picture after {} ms (name {}, {connection} {}, TLS {}; {before}, first media {})\n",
+        startup.first_picture_ms, startup.dns_ms, startup.tcp_ms, startup.tls_ms, startup.first_media_ms
+    )
+}
+
+/// What came by itself.
+fn direct_lines(quality: &QualityReport) -> String {
+    let age = &quality.part_age_ms;
+    format!(
+        "  media          {} pictures and frames of sound, {:.1} MB; later than the earliest by p50 {} p95 {} max {} ms, {} by more than the buffer\n  \
+         faults         {} packets missing, {} time stamps went back, {} failures\n",
+        quality.media,
+        quality.bytes as f64 / 1e6,
+        age.p50,
+        age.p95,
+        age.max,
+        quality.late_parts,
+        quality.missing,
+        quality.regressions,
+        quality.failures
+    )
 }

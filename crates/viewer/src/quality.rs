@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::follower::Event;
+use crate::playback::Change;
 use crate::samples::{Samples, Slope, Summary};
 
 /// Status codes that are told apart.
@@ -19,9 +21,9 @@ pub struct Startup {
     pub tcp_ms: u32,
     /// TLS handshake.
     pub tls_ms: u32,
-    /// From the beginning until the multivariant playlist was there.
+    /// From the beginning until the multivariant playlist was there; 0 where there are no playlists.
     pub multivariant_ms: u32,
-    /// Until every media playlist was there.
+    /// Until every media playlist was there; over RTMP and SRT, until the server let it play.
     pub playlists_ms: u32,
     /// Until the first media was there.
     pub first_media_ms: u32,
@@ -54,7 +56,7 @@ pub struct Quality {
     pub stalled: Duration,
     /// The longest of them.
     pub stall_longest: Duration,
-    /// Milliseconds behind live, about once a second.
+    /// Milliseconds behind live, about once a second; over RTMP and SRT, behind what came earliest for its time stamp.
     pub latency: Samples,
     pub(crate) slope: Slope,
     /// Milliseconds from a request for a part or segment to its first byte; held requests are not in it.
@@ -63,13 +65,13 @@ pub struct Quality {
     pub part_age: Samples,
     /// Parts that came more than a part target after they were due.
     pub late_parts: u64,
-    /// Parts and segments fetched.
+    /// Parts and segments fetched; over RTMP and SRT, coded pictures and frames of sound.
     pub media: u64,
-    /// Listed, and not to be had.
+    /// Listed, and not to be had; over SRT, packets that never came.
     pub missing: u64,
     /// Hinted, and not to be had.
     pub broken_hints: u64,
-    /// Playlists that went back.
+    /// Playlists, or time stamps, that went back.
     pub regressions: u64,
     /// Blocking reloads that were answered before they should.
     pub early_replies: u64,
@@ -142,6 +144,30 @@ impl Quality {
         if let Some(age) = age {
             self.part_age.add(age / 1_000_000);
             self.late_parts += u64::from(part_target > 0 && age > part_target);
+        }
+    }
+
+    /// Counts what the clock saw; what is to be told of it.
+    pub(crate) fn count_change(&mut self, change: Change, startup: Startup) -> Event {
+        match change {
+            Change::Began => {
+                self.startup = Some(startup);
+                Event::Began(startup)
+            }
+            Change::Stalled => {
+                self.stalls += 1;
+                Event::Stalled
+            }
+            Change::Resumed(lasted) => {
+                self.count_stall(lasted);
+                Event::Resumed(lasted)
+            }
+            Change::Jumped(length) => {
+                let length = Duration::from_nanos(u64::try_from(length).unwrap_or(0));
+                self.holes += 1;
+                self.hole_time += length;
+                Event::Jumped(length)
+            }
         }
     }
 

@@ -8,14 +8,13 @@ use codec::{VideoStream, adts, annexb, parameter_sets};
 use container::flv::{Content, parse_audio, parse_video};
 use container::mpegts::{Muxer, StreamKind};
 use media::{AudioCodec, AudioConfig, TrackKind, VideoCodec};
-use srt::{Caller, CallerConfig, Connection, Event, Output, Progress};
-use tokio::net::UdpSocket;
+use srt::{CallerConfig, Event};
 
 use crate::publisher::Tag;
+use crate::srt_link::SrtLink;
 
 /// Seven packets of a transport stream.
 const PAYLOAD_BYTES: usize = 7 * 188;
-const DATAGRAM_BYTES_MAX: usize = 2048;
 /// Between the last unit of a clip and its first one when it is sent again.
 const FRAME_MS: u32 = 33;
 
@@ -130,10 +129,7 @@ impl TsClip {
 }
 
 /// A connection that was let in.
-pub struct SrtPublisher {
-    socket: UdpSocket,
-    connection: Connection,
-}
+pub struct SrtPublisher(SrtLink);
 
 impl std::fmt::Debug for SrtPublisher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -142,36 +138,12 @@ impl std::fmt::Debug for SrtPublisher {
 }
 
 impl SrtPublisher {
-    /// Connects; `number` tells publishers of one process apart.
+    /// Connects.
     ///
     /// # Errors
     /// In words: refused, or no answer.
-    pub async fn connect(server: SocketAddr, config: CallerConfig, number: u32) -> Result<Self, String> {
-        let own: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-        let socket = UdpSocket::bind(own).await.map_err(|error| error.to_string())?;
-        socket.connect(server).await.map_err(|error| error.to_string())?;
-        let id = (number.wrapping_mul(2_654_435_761) ^ std::process::id()) & 0x3fff_ffff | 1;
-        let mut caller = Caller::new(Instant::now(), config, id, id).map_err(str::to_owned)?;
-        let mut buffer = [0; DATAGRAM_BYTES_MAX];
-        loop {
-            let deadline = match caller.poll() {
-                Progress::Send(datagram) => {
-                    socket.send(&datagram).await.map_err(|error| error.to_string())?;
-                    continue;
-                }
-                Progress::Connected(connection) => return Ok(Self { socket, connection: *connection }),
-                Progress::Refused(code) => return Err(format!("refused: {code}")),
-                Progress::Failed(text) => return Err(text.to_owned()),
-                Progress::Wait(deadline) => deadline,
-            };
-            tokio::select! {
-                received = socket.recv(&mut buffer) => {
-                    let length = received.map_err(|error| error.to_string())?;
-                    caller.handle_datagram(Instant::now(), &buffer[..length]);
-                }
-                () = tokio::time::sleep_until(deadline.into()) => caller.handle_timeout(Instant::now()),
-            }
-        }
+    pub async fn connect(server: SocketAddr, config: CallerConfig) -> Result<Self, String> {
+        SrtLink::connect(server, config).await.map(Self)
     }
 
     /// Sends a clip over and over in real time for `duration`. Returns how far it fell behind its clock.
@@ -189,8 +161,7 @@ impl SrtPublisher {
                 let at = began + Duration::from_millis(at_ms.into());
                 self.serve(at).await?;
                 if began.elapsed() >= duration {
-                    self.connection.close(Instant::now());
-                    let _ = self.flush();
+                    self.0.close();
                     return Ok(behind);
                 }
                 behind = behind.max(at.elapsed());
@@ -198,7 +169,7 @@ impl SrtPublisher {
                 let pts = dts.saturating_add_signed(unit.pts_offset);
                 muxer.write(unit.stream, pts, dts, unit.is_random_access, [&unit.payload[..]], &mut out);
                 while out.len() >= PAYLOAD_BYTES {
-                    self.connection.send(Instant::now(), out.split_to(PAYLOAD_BYTES).freeze());
+                    self.0.connection.send(Instant::now(), out.split_to(PAYLOAD_BYTES).freeze());
                 }
                 self.flush()?;
             }
@@ -208,34 +179,26 @@ impl SrtPublisher {
 
     /// Answers the server until then.
     async fn serve(&mut self, until: Instant) -> Result<(), String> {
-        let mut buffer = [0; DATAGRAM_BYTES_MAX];
         loop {
             let deadline = self.flush()?.min(until);
             if until <= Instant::now() {
                 return Ok(());
             }
-            tokio::select! {
-                received = self.socket.recv(&mut buffer) => {
-                    let length = received.map_err(|error| error.to_string())?;
-                    self.connection.handle_datagram(Instant::now(), &buffer[..length]);
-                }
-                () = tokio::time::sleep_until(deadline.into()) => {}
-            }
-            self.connection.handle_timeout(Instant::now());
+            self.0.receive(deadline).await?;
         }
     }
 
     /// Sends what is to be sent; when to look again.
     fn flush(&mut self) -> Result<Instant, String> {
-        loop {
-            match self.connection.poll_output(Instant::now()) {
-                Output::Send(datagram) => {
-                    let _ = self.socket.try_send(&datagram);
-                }
-                Output::Event(Event::Closed(reason)) => return Err(format!("the connection ended: {reason:?}")),
-                Output::Event(_) => {}
-                Output::Wait(deadline) => return Ok(deadline.unwrap_or_else(Instant::now)),
+        let mut closed = None;
+        let deadline = self.0.flush(|event| {
+            if let Event::Closed(reason) = event {
+                closed = Some(reason);
             }
+        });
+        match closed {
+            Some(reason) => Err(format!("the connection ended: {reason:?}")),
+            None => Ok(deadline.unwrap_or_else(Instant::now)),
         }
     }
 }

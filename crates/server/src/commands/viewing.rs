@@ -9,9 +9,12 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use viewer::Url;
 use viewer::client::{ClientSettings, HttpVersion, Shared};
+use viewer::direct::{self, Place, SrtPlace};
 use viewer::follower::PlayerSettings;
-use viewer::load::{LoadSettings, PublishReport, PublishTarget, SrtTarget, publishers, srt_publishers, viewers};
-use viewer::probe::{Thresholds, probe};
+use viewer::load::{
+    Audience, LoadSettings, PublishReport, PublishTarget, SrtTarget, publishers, srt_publishers, viewers,
+};
+use viewer::probe::{Line, Thresholds, probe, probe_direct};
 
 /// Time beyond three target durations that an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -77,15 +80,40 @@ impl PlayArgs {
         Shared::new(settings, self.key.as_deref().map(|key| (url, key))).map_err(anyhow::Error::msg)
     }
 
+    /// The same place, with the play key.
+    fn direct(&self, place: &Place) -> Place {
+        self.key.as_deref().map_or_else(|| place.clone(), |key| place.with_key(key))
+    }
+
     fn player(&self) -> PlayerSettings {
         PlayerSettings { low_latency: !self.plain, variant: self.variant, ..PlayerSettings::default() }
     }
 }
 
+/// What is watched.
+#[derive(Clone, Debug)]
+enum Watched {
+    Http(Url),
+    Direct(Place),
+}
+
+impl std::str::FromStr for Watched {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let scheme = text.split("://").next().unwrap_or_default().to_ascii_lowercase();
+        match scheme.as_str() {
+            "rtmp" | "rtmps" | "srt" => text.parse().map(Self::Direct),
+            "http" | "https" => text.parse().map(Self::Http).map_err(|error: viewer::url::UrlError| error.to_string()),
+            _ => Err("write http://, https://, rtmp://, rtmps:// or srt:// before it".into()),
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct ProbeArgs {
-    /// Address of the multivariant playlist, or of a media playlist.
-    url: Url,
+    /// Address of the multivariant playlist, or of a media playlist; or rtmp://HOST/APP/STREAM, srt://HOST:PORT?streamid=….
+    url: Watched,
     /// How long to watch.
     #[arg(long = "for", value_name = "TIME", value_parser = duration, default_value = "60s")]
     duration: Duration,
@@ -116,9 +144,8 @@ pub(super) struct ProbeArgs {
 
 /// Watches a stream; false if it did not go as well as it must.
 pub(super) async fn run_probe(args: ProbeArgs) -> anyhow::Result<bool> {
-    let shared = args.play.shared(&args.url)?;
     let live = io::stderr().is_terminal();
-    let mut report = probe(&shared, &args.url, args.play.player(), args.duration, |line| {
+    let tell = |line: &Line| {
         // Nobody may be reading.
         let _ = match (live, line.is_status) {
             (true, true) => write!(io::stderr(), "\r\x1b[K{}", line.text),
@@ -126,8 +153,17 @@ pub(super) async fn run_probe(args: ProbeArgs) -> anyhow::Result<bool> {
             (false, false) => writeln!(io::stderr(), "{}", line.text),
             (false, true) => Ok(()),
         };
-    })
-    .await;
+    };
+    let mut report = match &args.url {
+        Watched::Http(url) => {
+            let shared = args.play.shared(url)?;
+            probe(&shared, url, args.play.player(), args.duration, tell).await
+        }
+        Watched::Direct(place) => {
+            let place = args.play.direct(place);
+            probe_direct(&place, args.play.insecure, direct::BUFFER, args.duration, tell).await
+        }
+    };
     if live {
         let _ = write!(io::stderr(), "\r\x1b[K");
     }
@@ -186,8 +222,8 @@ pub(super) async fn run_check(args: CheckArgs) -> anyhow::Result<bool> {
 
 #[derive(Debug, Args)]
 pub(super) struct LoadArgs {
-    /// What is watched (http, https; several are shared out evenly), or where is published (rtmp://HOST/APP, srt://HOST:PORT; {n}
-    /// is the publisher's number).
+    /// What is watched (http, https, or rtmp, rtmps, srt; several are shared out evenly), or where is published (rtmp://HOST/APP,
+    /// srt://HOST:PORT; {n} is the publisher's number).
     #[arg(required = true, value_name = "URL")]
     urls: Vec<String>,
     /// So many viewers.
@@ -217,17 +253,29 @@ pub(super) async fn run_load(args: LoadArgs) -> anyhow::Result<bool> {
     if let Some(count) = args.publishers {
         return run_publishers(args, count).await;
     }
-    let urls: Vec<Url> = args.urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
-    let first = urls.first().context("an address is needed")?;
+    let watched: Vec<Watched> =
+        args.urls.iter().map(|url| url.parse()).collect::<Result<_, _>>().map_err(anyhow::Error::msg)?;
+    let (mut urls, mut places) = (Vec::new(), Vec::new());
+    for one in watched {
+        match one {
+            Watched::Http(url) => urls.push(url),
+            Watched::Direct(place) => places.push(args.play.direct(&place)),
+        }
+    }
+    let audience = match (urls.first(), places.is_empty()) {
+        (Some(first), true) => Audience::Http(args.play.shared(first)?, urls),
+        (None, false) => Audience::Direct(places, args.play.insecure),
+        (Some(_), false) => bail!("viewers watch over HTTP, or over RTMP and SRT, but not both in one run"),
+        (None, true) => bail!("an address is needed"),
+    };
     let settings = LoadSettings {
         viewers: args.viewers.unwrap_or(1).clamp(1, 1_000_000),
         ramp: args.ramp,
         duration: args.duration,
         player: args.play.player(),
     };
-    let shared = args.play.shared(first)?;
     let live = io::stderr().is_terminal();
-    let report = viewers(&shared, &urls, settings, |came, stalls| {
+    let report = viewers(audience, settings, |came, stalls| {
         if live {
             let _ = write!(io::stderr(), "\r\x1b[K{came} viewers, {stalls} stalls so far");
         }
@@ -272,18 +320,8 @@ async fn run_publishers(args: LoadArgs, count: u32) -> anyhow::Result<bool> {
 
 /// A stream identifier in each line, or one in the address; the latency in milliseconds.
 async fn run_srt_publishers(args: &LoadArgs, rest: &str, count: u32) -> anyhow::Result<bool> {
-    let (server, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let SrtPlace { server, stream_id, settings } = SrtPlace::parse(rest).map_err(anyhow::Error::msg)?;
     let clip = args.clip.as_ref().context("--clip names the FLV file to replay")?;
-    let mut settings = srt::Settings::default();
-    let mut stream_id = None;
-    for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-        match name {
-            "streamid" => stream_id = Some(value),
-            "passphrase" => settings.passphrase = Some(srt::Passphrase::new(value)?),
-            "latency" => settings.latency = Duration::from_millis(value.parse().context("latency")?),
-            other => bail!("'{other}' is not known: streamid, passphrase and latency are"),
-        }
-    }
     let stream_ids = match (&args.keys, stream_id) {
         (Some(file), _) => lines(file)?,
         (None, Some(id)) => (0..count).map(|index| id.replace("{n}", &index.to_string())).collect(),
@@ -293,7 +331,7 @@ async fn run_srt_publishers(args: &LoadArgs, rest: &str, count: u32) -> anyhow::
         bail!("{count} publishers need as many stream identifiers; there are {}", stream_ids.len());
     }
     let stream_ids = stream_ids.into_iter().take(count as usize).collect();
-    let target = SrtTarget { server: server.to_owned(), stream_ids, settings };
+    let target = SrtTarget { server, stream_ids, settings };
     let report = srt_publishers(&target, clip, args.duration).await.map_err(anyhow::Error::msg)?;
     tell(&report, args.play.json)
 }

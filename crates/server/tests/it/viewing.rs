@@ -197,3 +197,74 @@ async fn load_brings_viewers_and_publishers_and_tells_how_it_went() {
         throughline(&["load", &format!("rtmp://{}/live/wrong", rig.rtmp()), "--publishers", "1", "--for", "1s"]);
     assert!(!refused.0 && refused.2.contains("--clip"), "{refused:?}");
 }
+
+/// Over RTMP, RTMPS and SRT there is nothing to ask for: the viewer plays what comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn probe_and_load_watch_over_rtmp_and_srt() {
+    let rig = Rig::start().await;
+    let _encoder = Encoder::with_b_frames().publish(&rig.publish_url("show").await);
+    rig.two_segments("show", "video").await;
+    let limits = ["--startup-max", "1s", "--latency-max", "3s", "--stalls-max", "0", "--errors-max", "0"];
+    let rtmp = format!("rtmp://{}/live/show", rig.rtmp());
+    let rtmps = format!("rtmps://{}/live/show", rig.addresses.rtmps.expect("listens"));
+    let srt = format!("srt://{}?streamid=read:show", rig.srt());
+    for (url, more) in [(&rtmp, &[][..]), (&rtmps, &["--insecure"][..]), (&srt, &[][..])] {
+        let arguments = [&["probe", url, "--for", "6s", "--json"][..], &limits, more].concat();
+        let (success, out, errors) = throughline(&arguments);
+        let report = json(&out);
+        assert!(success, "{report:#} {errors}");
+        let quality = &report["quality"];
+        assert!(quality["played_ms"].as_u64() > Some(4500), "{report:#}");
+        assert!(
+            quality["media"].as_u64() > Some(6 * (30 + 40)),
+            "30 pictures and 47 frames of sound a second: {report:#}"
+        );
+        assert!(quality["latency_ms"]["count"].as_u64() > Some(3), "{report:#}");
+        let (success, out, _) = throughline(
+            &[&["load", url, "--viewers", "20", "--ramp", "1s", "--for", "4s", "--json"][..], more].concat(),
+        );
+        let report = json(&out);
+        assert!(success, "{report:#}");
+        assert_eq!((&report["began"], &report["viewers_with_stalls"]), (&20.into(), &0.into()), "{report:#}");
+        assert!(report["bits_per_second"].as_u64() > Some(20 * 300_000), "{report:#}");
+    }
+    let refused = throughline(&["probe", &rtmp.replace("show", "nothing"), "--for", "2s"]);
+    assert!(!refused.0 && refused.1.contains("no such stream"), "{refused:?}");
+    let refused = throughline(&["probe", &srt.replace("show", "nothing"), "--for", "2s"]);
+    assert!(!refused.0 && refused.1.contains("refused"), "{refused:?}");
+}
+
+/// What stands still on the way is felt, and told.
+#[tokio::test(flavor = "multi_thread")]
+async fn probe_feels_a_path_that_stands_still_over_rtmp() {
+    let rig = Rig::start().await;
+    let _encoder = Encoder::default().publish(&rig.publish_url("show").await);
+    rig.two_segments("show", "video").await;
+    let cable = testkit::cable::Cable::to(rig.rtmp()).await;
+    let url = format!("rtmp://{}/live/show", cable.address);
+    let watched = tokio::task::spawn_blocking(move || throughline(&["probe", &url, "--for", "12s", "--json"]));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    cable.stall(Duration::from_secs(4)).await;
+    let (_, out, errors) = watched.await.expect("ran");
+    let report = json(&out);
+    let quality = &report["quality"];
+    assert_eq!(quality["stalls"], 1, "{report:#} {errors}");
+    assert!((1000..4500).contains(&quality["stall_longest_ms"].as_u64().expect("told")), "{report:#}");
+    assert!(quality["part_age_ms"]["max"].as_u64() > Some(3000), "{report:#}");
+}
+
+/// Another program sends: ffmpeg, listening for an SRT caller.
+#[tokio::test(flavor = "multi_thread")]
+async fn probe_watches_ffmpeg_over_srt() {
+    let _rig = Rig::start().await; // takes the turn
+    let port = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("free").port();
+    let listener = format!("srt://127.0.0.1:{port}?mode=listener&passphrase=a-long-secret&pkt_size=1316");
+    let _sender = Encoder { muxer: "-f mpegts", ..Encoder::default() }.publish(&listener);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let url = format!("srt://127.0.0.1:{port}?passphrase=a-long-secret&latency=200");
+    let arguments = ["probe", &url, "--for", "8s", "--json", "--stalls-max", "0", "--errors-max", "0"];
+    let (success, out, errors) = throughline(&arguments);
+    let report = json(&out);
+    assert!(success, "{report:#} {errors}");
+    assert!(report["quality"]["played_ms"].as_u64() > Some(4000), "{report:#}");
+}

@@ -169,24 +169,68 @@ enum Harm {
     Kill,
     BlackHole,
     Stall,
+    Loss,
+}
+
+/// A way from the encoder to the server that can be harmed.
+enum Way {
+    Rtmp(Cable),
+    Srt(Relay),
+}
+
+/// Of 1,000 datagrams so many are lost on an SRT path that is well, and on one that is not.
+const LOSS_PER_MILLE: u64 = 20;
+const BAD_LOSS_PER_MILLE: u64 = 300;
+
+impl Way {
+    async fn open(server: &Server, is_srt: bool, seed: u64) -> Self {
+        if !is_srt {
+            return Self::Rtmp(Cable::to(server.rtmp).await);
+        }
+        let line = Line { delay: Duration::from_millis(20), loss_per_mille: LOSS_PER_MILLE, ..Line::default() };
+        Self::Srt(Relay::start(server.srt, line, seed).await)
+    }
+
+    fn output(&self, key: &str) -> (&'static str, String) {
+        match self {
+            Self::Rtmp(cable) => ("flv", format!("rtmp://{}/live/{key}", cable.address)),
+            Self::Srt(relay) => {
+                ("mpegts", format!("srt://{}?streamid=publish:show:{key}&pkt_size=1316", relay.address))
+            }
+        }
+    }
+
+    async fn harm(&self, harm: Harm) {
+        match (self, harm) {
+            (Self::Rtmp(_), Harm::Loss) => {} // TCP has none
+            (Self::Rtmp(cable), Harm::Kill) => cable.cut(),
+            (Self::Rtmp(cable), Harm::BlackHole) => {
+                cable.hold();
+                seconds(1.0).await;
+                cable.cut();
+                cable.resume();
+            }
+            (Self::Rtmp(cable), Harm::Stall) => cable.stall(Duration::from_secs(2)).await,
+            (Self::Srt(relay), Harm::Loss) => {
+                relay.set_loss(BAD_LOSS_PER_MILLE).await;
+                seconds(2.5).await;
+                relay.set_loss(LOSS_PER_MILLE).await;
+            }
+            (Self::Srt(relay), _) => {
+                relay.cut.store(true, Ordering::Relaxed);
+                seconds(1.5).await;
+                relay.cut.store(false, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 /// The same encode over two paths, each harmed in turn at random points.
-async fn two_paths(program: &Path, folder: &Path, rounds: usize, harm: Harm, second_is_srt: bool) -> bool {
+async fn two_paths(program: &Path, folder: &Path, rounds: usize, harm: Harm, are_srt: [bool; 2]) -> bool {
     let server = Server::start(program, folder, "[slate]\nenabled = false\n").await;
     let key = server.key(0).await;
-    let first = Cable::to(server.rtmp).await;
-    let second = Cable::to(server.rtmp).await;
-    let line = Line { delay: Duration::from_millis(20), loss_per_mille: 20, ..Line::default() };
-    let relay = Relay::start(server.srt, line, 5).await;
-    let outputs = [
-        ("flv", format!("rtmp://{}/live/{key}", first.address)),
-        if second_is_srt {
-            ("mpegts", format!("srt://{}?streamid=publish:show:{key}&pkt_size=1316", relay.address))
-        } else {
-            ("flv", format!("rtmp://{}/live/{key}", second.address))
-        },
-    ];
+    let ways = [Way::open(&server, are_srt[0], 9).await, Way::open(&server, are_srt[1], 5).await];
+    let outputs = ways.each_ref().map(|way| way.output(&key));
     let length = u32::try_from(rounds).expect("few") * 6 + 20;
     let making = Making { seconds: length, ..Making::default() };
     let source = Source::start(making, &folder.join("made.mkv"), &outputs);
@@ -200,23 +244,7 @@ async fn two_paths(program: &Path, folder: &Path, rounds: usize, harm: Harm, sec
     let mut done = 0;
     let mut breaks = 0;
     while done < rounds && began.elapsed() < Duration::from_secs(u64::from(length) - 16) {
-        let cable = if done % 2 == 0 { &first } else { &second };
-        let is_relay = done % 2 == 1 && second_is_srt;
-        match (harm, is_relay) {
-            (Harm::Kill, false) => cable.cut(),
-            (Harm::BlackHole, false) => {
-                cable.hold();
-                seconds(1.0).await;
-                cable.cut();
-                cable.resume();
-            }
-            (Harm::Stall, false) => cable.stall(Duration::from_secs(2)).await,
-            (_, true) => {
-                relay.cut.store(true, Ordering::Relaxed);
-                seconds(1.5).await;
-                relay.cut.store(false, Ordering::Relaxed);
-            }
-        }
+        ways[done % 2].harm(harm).await;
         done += 1;
         seconds(0.6).await; // what was done has been noticed
         server.legs("healthy copy", 1).await;
@@ -229,7 +257,11 @@ async fn two_paths(program: &Path, folder: &Path, rounds: usize, harm: Harm, sec
     let seen = witness.seen().await;
     let (video, audio) = (Comparison::of(&made.video, &seen.video), Comparison::of(&made.audio, &seen.audio));
     let gaps = [server.gaps("closed").await, server.gaps("silent").await].concat();
-    let protocol = if second_is_srt { "RTMP + SRT (2 % loss)" } else { "RTMP + RTMP" };
+    let protocol = match are_srt {
+        [false, false] => "RTMP + RTMP",
+        [false, true] => "RTMP + SRT (2 % loss)",
+        _ => "SRT + SRT (2 % loss)",
+    };
     let lost = format!(
         "{} of {} pictures, {} of {} frames of sound, {breaks} discontinuities",
         video.missing + video.again + video.strange,
@@ -411,9 +443,12 @@ async fn main() -> ExitCode {
     let mut is_met = true;
     if is_wanted("copies") {
         for harm in [Harm::Kill, Harm::BlackHole, Harm::Stall] {
-            is_met &= two_paths(program, &folder, rounds, harm, false).await;
+            is_met &= two_paths(program, &folder, rounds, harm, [false, false]).await;
         }
-        is_met &= two_paths(program, &folder, rounds, Harm::Kill, true).await;
+        is_met &= two_paths(program, &folder, rounds, Harm::Kill, [false, true]).await;
+    }
+    if is_wanted("loss") {
+        is_met &= two_paths(program, &folder, rounds, Harm::Loss, [true, true]).await;
     }
     if is_wanted("encoders") {
         is_met &= two_encoders(program, &folder, few, false, "640x360").await;
