@@ -3,6 +3,8 @@
 //! Video leads: its random access points decide where segments begin. Sound follows: it is cut at the first frame at or
 //! after the cut's PTS, and waits until the picture has passed that point.
 
+mod gaps;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +23,6 @@ const AUDIO_WAIT_MS: i64 = 500;
 const AUDIO_QUEUE_MAX: usize = 256;
 /// Most gaps published at one look at the clock: fewer than the numbers that are recorded ahead.
 const GAPS_AT_ONCE_MAX: u32 = 3;
-/// Most gaps that fill one hole in the stamps; a longer one is a discontinuity.
-const GAPS_IN_A_HOLE_MAX: i64 = 40;
 /// Most bytes of an open segment.
 const SEGMENT_BYTES_MAX: usize = 256 << 20;
 /// A gap is published this long after it has passed, so that media which arrives late does not lie inside it.
@@ -120,8 +120,8 @@ enum Flow {
     Running,
     /// The source is lost: media may come back and stretch the last picture until this UTC time.
     Lost { gap_at_utc: i64 },
-    /// Gaps are published: the media time up to which (video ticks), and its UTC time.
-    Gap { until: i64, until_utc: i64 },
+    /// Gaps are published: the media time up to which (video ticks), its UTC time, and whether there was one yet.
+    Gap { until: i64, until_utc: i64, is_told: bool },
 }
 
 /// Packages one program. Its owner feeds it in order and shows the playlists to requests in between.
@@ -144,6 +144,8 @@ pub struct Packager {
     /// When the last unit of the leading track arrived, and where it lies.
     last_arrival_utc: i64,
     last_position: i64,
+    /// When the first unit came that lies inside what was called a gap.
+    passed_since: Option<i64>,
     is_ended: bool,
 }
 
@@ -170,6 +172,7 @@ impl Packager {
             frame_rate: None,
             last_arrival_utc: 0,
             last_position: 0,
+            passed_since: None,
             is_ended: false,
         }
     }
@@ -288,17 +291,17 @@ impl Packager {
             && utc_nanos >= gap_at_utc
         {
             let until = self.close_all();
-            self.flow = Flow::Gap { until, until_utc: self.expected_utc(until) };
+            self.flow = Flow::Gap { until, until_utc: self.expected_utc(until), is_told: false };
         }
         for _ in 0..GAPS_AT_ONCE_MAX {
-            let Flow::Gap { until, until_utc } = self.flow else { return };
+            let Flow::Gap { until, until_utc, .. } = self.flow else { return };
             let next = self.gap_end(until);
             let next_utc = until_utc + Timescale::VIDEO.nanos(next - until);
             if utc_nanos < next_utc + GAP_LAG_NANOS {
                 return;
             }
             self.add_gap(until, next);
-            self.flow = Flow::Gap { until: next, until_utc: next_utc };
+            self.flow = Flow::Gap { until: next, until_utc: next_utc, is_told: true };
         }
         if let Flow::Gap { until_utc, .. } = &mut self.flow {
             *until_utc = utc_nanos; // the clock was set, or the process slept: what passed is not told
@@ -326,12 +329,6 @@ impl Packager {
         }
     }
 
-    /// When a unit at `position` (video ticks) would arrive, going by the last one: what is published as missing must not
-    /// run ahead of a source that was late all the time.
-    fn expected_utc(&self, position: i64) -> i64 {
-        self.last_arrival_utc.saturating_add(Timescale::VIDEO.nanos(position.saturating_sub(self.last_position)))
-    }
-
     fn next_number_used(&self) -> bool {
         [&self.video, &self.audio]
             .into_iter()
@@ -351,14 +348,14 @@ impl Packager {
             let hole = ticks(nominal - held);
             if hole >= Timescale::VIDEO.ticks(self.config.segment_target) && usual > 0 && hole > 3 * usual {
                 let until = self.close_all();
-                self.flow = Flow::Gap { until, until_utc: self.expected_utc(until) };
+                self.flow = Flow::Gap { until, until_utc: self.expected_utc(until), is_told: false };
             } else if self.segmenter.is_full(ticks(nominal), 0) && unit.track == TrackKind::Video {
                 self.end_segment_at(held); // a slow picture: it begins a segment of its own
             }
         }
-        if let Flow::Gap { until, .. } = self.flow {
-            let goes_on = ended.is_some_and(|end| ticks(nominal - end).abs() <= 2 * usual.max(1));
-            if !unit.is_random_access && !goes_on {
+        if let Flow::Gap { until, is_told, .. } = self.flow {
+            let goes_on = !is_told && ended.is_some_and(|end| ticks(nominal - end).abs() <= 2 * usual.max(1));
+            if !goes_on && (!unit.is_random_access || self.is_passed(scale.rescale(unit.pts.0, Timescale::VIDEO))) {
                 return false;
             }
             self.resume_after_gap(until, unit);
@@ -368,7 +365,7 @@ impl Packager {
                 self.begin_video(number, nominal);
             }
         }
-        self.flow = Flow::Running;
+        (self.flow, self.passed_since) = (Flow::Running, None);
         true
     }
 
@@ -498,7 +495,9 @@ impl Packager {
 
     /// Each frame is a random access point; the grid cuts at the first one past its line.
     fn on_audio_alone(&mut self, unit: AccessUnit) {
-        self.handle_hole(&unit); // each frame of sound can be used
+        if !self.handle_hole(&unit) {
+            return;
+        }
         let Some(audio) = &self.audio else { return };
         let at = audio.assembler.config().timescale().rescale(unit.pts.0, Timescale::VIDEO);
         if let Cut::Begin(number) = self.segmenter.sound(at) {
@@ -547,7 +546,7 @@ impl Packager {
         if self.video.is_some() && held.is_some_and(|held| unit.dts.0 - held > patience) {
             // A hole in the sound that nobody filled: the picture has it too, and ends it.
             let end = self.close_all();
-            self.flow = Flow::Gap { until: end, until_utc: self.expected_utc(end) };
+            self.flow = Flow::Gap { until: end, until_utc: self.expected_utc(end), is_told: false };
         }
         let Some(audio) = self.audio.as_mut().filter(|audio| !audio.is_closed()) else { return };
         audio.release(unit.dts.0, &mut self.shared);
@@ -602,44 +601,6 @@ impl Packager {
             .flatten()
             .filter_map(|track| Some(track.assembler.config().timescale().rescale(track.end?, Timescale::VIDEO)));
         ends.max().unwrap_or(i64::MIN)
-    }
-
-    /// The end of a gap that begins at `from`: a segment's length, and past every track, lest one of them go back.
-    fn gap_end(&self, from: i64) -> i64 {
-        let cell = Timescale::VIDEO.ticks(self.config.segment_target);
-        (from + cell).max(self.latest_end().saturating_add(cell / 8))
-    }
-
-    /// One gap segment in every rendition, from `start` to `until` on the video scale.
-    fn add_gap(&mut self, start: i64, until: i64) {
-        let number = self.segmenter.take_number();
-        let begin = SegmentStart { number, is_discontinuity: false, discontinuities: self.discontinuities };
-        for track in [&mut self.video, &mut self.audio].into_iter().flatten() {
-            let scale = track.assembler.config().timescale();
-            let from = track.end.unwrap_or_else(|| Timescale::VIDEO.rescale(start, scale));
-            track.begin_segment(begin, from, self.utc.utc(scale.nanos(from)));
-            track.finish_segment(Timescale::VIDEO.rescale(until, scale), &mut self.shared);
-        }
-    }
-
-    /// Media is back: the rest of the hole is gaps, each no longer than a segment.
-    fn resume_after_gap(&mut self, mut from: i64, unit: &AccessUnit) {
-        let Some(track) = self.track(unit.track) else { return };
-        let scale = track.assembler.config().timescale();
-        let until = scale.rescale(unit.pts.0, Timescale::VIDEO);
-        let cell = Timescale::VIDEO.ticks(self.config.segment_target);
-        if until < from.max(self.latest_end()) || (until - from) / cell > GAPS_IN_A_HOLE_MAX {
-            // It lies inside what was called a gap, or far away: where it lies in time is found anew.
-            self.next_is_discontinuity = true;
-            self.utc.restart();
-            self.utc.observe(scale.nanos(unit.dts.0), self.last_arrival_utc);
-            return;
-        }
-        while from < until {
-            let next = if until - from < 2 * cell { until } else { self.gap_end(from).min(until) };
-            self.add_gap(from, next);
-            from = next;
-        }
     }
 }
 

@@ -54,11 +54,6 @@ impl Buffer {
         found.map(|(_, end)| *end)
     }
 
-    /// Where what comes after a hole begins.
-    fn next_start(&self, position: i64) -> Option<i64> {
-        self.ranges.iter().map(|(start, _)| *start).find(|start| *start > position)
-    }
-
     fn forget_before(&mut self, position: i64) {
         while self.ranges.front().is_some_and(|(_, end)| *end < position) && self.ranges.len() > 1 {
             self.ranges.pop_front();
@@ -197,12 +192,14 @@ impl Playback {
                     self.state = State::Playing { since: at.now, from: position, per_mille: 1000 };
                     return Some(Change::Resumed(at.now.saturating_duration_since(since)));
                 }
-                let next = common_start(&known, position)?;
-                let enough = playable_until(&known, next).is_some_and(|until| until - next >= needed);
-                enough.then(|| {
-                    self.state = State::Stalled { since, at: next };
-                    Change::Jumped(next - position)
-                })
+                // A short piece between two holes is passed over with them.
+                let starts =
+                    std::iter::successors(common_start(&known, position), |start| common_start(&known, *start));
+                let is_enough =
+                    |start: &i64| playable_until(&known, *start).is_some_and(|until| until - start >= needed);
+                let next = starts.take(RANGES_MAX).find(is_enough)?;
+                self.state = State::Stalled { since, at: next };
+                Some(Change::Jumped(next - position))
             }
         }
     }
@@ -229,14 +226,12 @@ fn playable_until(buffers: &[&Buffer], position: i64) -> Option<i64> {
     buffers.iter().map(|buffer| buffer.end_from(position)).try_fold(i64::MAX, |until, end| Some(until.min(end?)))
 }
 
-/// The first position after `position` from which all tracks have something.
+/// The first position after `position` at which a piece begins that all tracks have.
 fn common_start(buffers: &[&Buffer], position: i64) -> Option<i64> {
-    let mut starts = buffers.iter().map(|buffer| match buffer.end_from(position) {
-        Some(_) => Some(position),
-        None => buffer.next_start(position),
-    });
-    let latest = starts.try_fold(i64::MIN, |latest, start| Some(latest.max(start?)))?;
-    (latest > position && playable_until(buffers, latest).is_some()).then_some(latest)
+    let mut starts: Vec<i64> =
+        buffers.iter().flat_map(|buffer| buffer.ranges.iter().map(|(start, _)| *start)).collect();
+    starts.sort_unstable();
+    starts.into_iter().find(|start| *start > position && playable_until(buffers, *start).is_some())
 }
 
 pub(crate) fn nanos(duration: Duration) -> i64 {
@@ -307,6 +302,20 @@ mod tests {
         let changes = world.at(2000);
         assert!(matches!(changes[..], [Change::Jumped(_), Change::Resumed(_)]), "{changes:?}");
         assert!((4000..4050).contains(&world.position_millis(2000)));
+    }
+
+    #[test]
+    fn a_short_piece_between_two_holes_is_passed_over() {
+        let mut world = World::new(99 * SECOND, None);
+        world.fill(-1000, 0);
+        assert_eq!(world.at(0), [Change::Began]);
+        world.fill(2000, 2090);
+        assert_eq!(world.at(1500), [Change::Stalled]);
+        assert_eq!(world.at(3000), [], "a tenth of a second is not enough to go on with");
+        world.fill(3000, 4000);
+        let changes = world.at(4000);
+        assert!(matches!(changes[..], [Change::Jumped(_), Change::Resumed(_)]), "{changes:?}");
+        assert!((3000..3050).contains(&world.position_millis(4000)));
     }
 
     #[test]

@@ -164,3 +164,26 @@ fn a_source_that_returns_after_seconds_finds_gaps_that_end_where_it_begins() {
         }
     }
 }
+
+/// What was held up on its way comes at once: what lies in the gap that was told meanwhile is passed over, or it would be latency for
+/// good, with dates that run ahead.
+#[test]
+fn what_was_held_up_while_a_gap_was_told_does_not_become_latency() {
+    let mut world = World::new(PackagerConfig::default());
+    world.connect(Some(&fixture(30, 1)), Some(48_000));
+    world.run(0, 5);
+    world.pass(Duration::from_millis(3500));
+    world.run(150, 10); // three and a half seconds of it at once, and then what is live
+
+    assert!(world.broken.is_empty(), "{:#?}", world.broken);
+    for track in [TrackKind::Video, TrackKind::Audio] {
+        let playlist = world.playlist(track).expect("published");
+        assert!(playlist.segments.iter().any(|segment| segment.gap), "a gap was told");
+        assert!(!playlist.segments.iter().any(|segment| segment.discontinuity), "{playlist:#?}");
+        let last = playlist.segments.last().expect("there");
+        let end = last.date_ms.expect("dated")
+            + i64::try_from(Duration::from_secs_f64(last.length()).as_millis()).expect("short");
+        let behind = world.at().utc_nanos / 1_000_000 - end;
+        assert!((0..300).contains(&behind), "{track:?} ends {behind} ms before now");
+    }
+}
