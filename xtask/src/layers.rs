@@ -86,6 +86,7 @@ const TABLE: [(&str, &[&str], &[&str]); 14] = [
             "http-body-util",
             "hyper",
             "hyper-util",
+            "listenfd",
             "mimalloc",
             "parking_lot",
             "rcgen",

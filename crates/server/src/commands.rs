@@ -13,7 +13,7 @@ use control::{KeyPurpose, KeyView, PlaybackView, StreamView};
 use hyper::Method;
 use media::{Playback, StreamName};
 use server::config::{Config, ConfigFile, Listen, LogFormatName};
-use server::{Local, LocalClient, Server};
+use server::{Local, LocalClient, PassedSockets, Server};
 use telemetry::{LogFormat, init_logging};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -209,11 +209,12 @@ fn check(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let passed = PassedSockets::take()?;
     let (file, config) = load(args)?;
     let format = if file.log.format == LogFormatName::Json { LogFormat::Json } else { LogFormat::Text };
     init_logging(format, &file.log.filter).map_err(|error| anyhow::anyhow!("log filter: {error}"))?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut server = Server::start(config).await?;
+    let mut server = Server::start_on(config, passed).await?;
     let addresses = server.addresses();
     for (name, address) in [
         ("http", addresses.http),

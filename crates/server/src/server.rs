@@ -27,6 +27,7 @@ use tracing::{info, warn};
 use crate::config::{Config, Listen};
 use crate::event_follower::EventFollower;
 use crate::local::SOCKET;
+use crate::passed_sockets::PassedSockets;
 use crate::stream_metrics::StreamMetrics;
 use crate::tls::Certificate;
 use crate::webhooks;
@@ -173,13 +174,19 @@ fn raise_file_limit() {
     }
 }
 
-async fn bind(name: &str, listen: Listen) -> anyhow::Result<Option<TcpListener>> {
+async fn bind(passed: &mut PassedSockets, name: &str, listen: Listen) -> anyhow::Result<Option<TcpListener>> {
+    if let Some(listener) = passed.tcp(name, listen) {
+        return TcpListener::from_std(listener).map(Some).with_context(|| format!("the socket passed for {name}"));
+    }
     let Listen::At(address) = listen else { return Ok(None) };
     let listener = TcpListener::bind(address).await;
     listener.map(Some).with_context(|| format!("cannot listen on {address} for {name}"))
 }
 
-async fn bind_datagrams(name: &str, listen: Listen) -> anyhow::Result<Option<UdpSocket>> {
+async fn bind_datagrams(passed: &mut PassedSockets, name: &str, listen: Listen) -> anyhow::Result<Option<UdpSocket>> {
+    if let Some(socket) = passed.udp(name, listen) {
+        return UdpSocket::from_std(socket).map(Some).with_context(|| format!("the socket passed for {name}"));
+    }
     let Listen::At(address) = listen else { return Ok(None) };
     let socket = UdpSocket::bind(address).await;
     socket.map(Some).with_context(|| format!("cannot listen on {address} (UDP) for {name}"))
@@ -196,15 +203,18 @@ struct Sockets {
 }
 
 impl Sockets {
-    async fn bind(config: &Config) -> anyhow::Result<Self> {
-        Ok(Self {
-            http: bind("HTTP", config.http).await?,
-            https: bind("HTTPS", config.https).await?,
-            rtmp: bind("RTMP", config.rtmp).await?,
-            rtmps: bind("RTMPS", config.rtmps).await?,
-            srt: bind_datagrams("SRT", config.srt).await?,
-            ops: bind("operations", config.ops).await?,
-        })
+    async fn bind(config: &Config, mut passed: PassedSockets) -> anyhow::Result<Self> {
+        let from = &mut passed;
+        let sockets = Self {
+            http: bind(from, "http", config.http).await?,
+            https: bind(from, "https", config.https).await?,
+            rtmp: bind(from, "rtmp", config.rtmp).await?,
+            rtmps: bind(from, "rtmps", config.rtmps).await?,
+            srt: bind_datagrams(from, "srt", config.srt).await?,
+            ops: bind(from, "ops", config.ops).await?,
+        };
+        passed.finish()?;
+        Ok(sockets)
     }
 
     fn addresses(&self) -> Addresses {
@@ -226,10 +236,18 @@ impl Server {
     /// # Errors
     /// An address is taken, the state directory or the certificate cannot be used.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        Self::start_on(config, PassedSockets::default()).await
+    }
+
+    /// The same, on sockets that were passed where there are any.
+    ///
+    /// # Errors
+    /// As [`Server::start`]; and a socket was passed that nothing listens on.
+    pub async fn start_on(config: Config, passed: PassedSockets) -> anyhow::Result<Self> {
         raise_file_limit();
         let lock = StateLock::take(&config.state)?;
         let store = Arc::new(Store::open(&config.state)?);
-        let sockets = Sockets::bind(&config).await?;
+        let sockets = Sockets::bind(&config, passed).await?;
         let addresses = sockets.addresses();
         let Sockets { http, https, rtmp, rtmps, srt, ops } = sockets;
         let certificate = match (&https, &rtmps) {

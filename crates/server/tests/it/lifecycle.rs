@@ -124,3 +124,97 @@ async fn after_the_hold_time_the_list_ends_and_the_next_broadcast_has_other_urls
     eventually("LL-22: the list is gone", || async { (status(&path).await == 404).then_some(()) }).await;
     assert_eq!(status(&last).await, 200, "LL-22: and its segments stay a window longer");
 }
+
+/// As systemd does it: opens the sockets, and starts the server with them, again and again.
+const SYSTEMD: &str = r"
+import os, socket, sys, signal
+def listener(port):
+    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('127.0.0.1', port)); s.listen(64); return s
+http, rtmp = listener(0), listener(0)
+srt = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); srt.bind(('127.0.0.1', 0))
+ports = [str(s.getsockname()[1]) for s in (http, rtmp, srt)]
+print(' '.join(ports), flush=True)
+fds = [os.dup(s.fileno()) for s in (http, rtmp, srt)]
+for line in sys.stdin:
+    if line.strip() != 'start': break
+    child = os.fork()
+    if child == 0:
+        high = [os.dup2(fd, 50 + i) for i, fd in enumerate(fds)]
+        for i, fd in enumerate(high): os.dup2(fd, 3 + i, inheritable=True)
+        os.environ.update(LISTEN_FDS='3', LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES='throughline.socket:throughline.socket:srt')
+        os.execv(sys.argv[1], [sys.argv[1], *[word.format(*ports) for word in sys.argv[2:]]])
+    print(child, flush=True)
+    sys.stdin.readline()
+    os.kill(child, signal.SIGKILL); os.waitpid(child, 0)
+    print('gone', flush=True)
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sockets_that_systemd_holds_refuse_nobody_while_the_server_restarts() {
+    use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+    let rig = Rig::start().await; // takes the turn, and lends its folder
+    let state = rig.state.join("activated");
+    let mut command = tokio::process::Command::new("/usr/bin/env");
+    command.args(["python3", "-c", SYSTEMD, env!("CARGO_BIN_EXE_throughline"), "serve", "--ops", "off"]);
+    command.args(["--http", "127.0.0.1:{0}", "--rtmp", "127.0.0.1:{1}", "--srt", "127.0.0.1:0", "--state"]).arg(&state);
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).kill_on_drop(true);
+    let mut systemd = command.spawn().expect("starts");
+    let mut tell = systemd.stdin.take().expect("piped");
+    let mut lines = tokio::io::BufReader::new(systemd.stdout.take().expect("piped")).lines();
+    let ports = lines.next_line().await.expect("read").expect("ports");
+    let [http, rtmp, srt]: [u16; 3] =
+        ports.split(' ').map(|port| port.parse().expect("a port")).collect::<Vec<_>>().try_into().expect("three");
+    let addresses = state.join("addresses.json");
+    let known = || async { std::fs::read_to_string(&addresses).ok().filter(|text| text.contains("srt")) };
+    tell.write_all(b"start\n").await.expect("written");
+    let written = eventually("it listens", known).await;
+    for port in [http, rtmp, srt] {
+        assert!(written.contains(&format!("127.0.0.1:{port}")), "{written}");
+    }
+    // The server prints its addresses too.
+    tell.write_all(b"kill\n").await.expect("written");
+    while lines.next_line().await.expect("read").expect("a line") != "gone" {}
+    let _ = std::fs::remove_file(&addresses);
+
+    // Nobody runs, and nobody is refused: whoever asks now is answered when the server is back.
+    let mut early = tokio::net::TcpStream::connect(("127.0.0.1", http)).await.expect("taken into the queue");
+    early.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.expect("written");
+    tell.write_all(b"start\n").await.expect("written");
+    let mut answer = String::new();
+    let read = tokio::time::timeout(Duration::from_secs(20), early.read_to_string(&mut answer)).await;
+    assert!(read.is_ok() && answer.starts_with("HTTP/1.1 "), "{answer}");
+    let (_, key, _) =
+        crate::operations::throughline(&["key", "create", "show", "--state", state.to_str().expect("plain")]);
+    let _encoder = Encoder::default().publish(&format!("rtmp://127.0.0.1:{rtmp}/live/{}", key.trim()));
+    let address = format!("127.0.0.1:{http}").parse().expect("an address");
+    eventually("it is live", || async {
+        (http::get(address, "/live/show/index.m3u8").await.status == 200).then_some(())
+    })
+    .await;
+    tell.write_all(b"kill\n").await.expect("written");
+
+    // A socket that nobody is configured for would keep its peers waiting for ever.
+    let mut command = tokio::process::Command::new("/usr/bin/env");
+    command.args([
+        "python3",
+        "-c",
+        SYSTEMD,
+        env!("CARGO_BIN_EXE_throughline"),
+        "serve",
+        "--ops",
+        "off",
+        "--srt",
+        "off",
+    ]);
+    command.args(["--http", "127.0.0.1:{0}", "--rtmp", "127.0.0.1:{1}", "--state"]).arg(rig.state.join("other"));
+    command.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).kill_on_drop(true);
+    let mut systemd = command.spawn().expect("starts");
+    let mut tell = systemd.stdin.take().expect("piped");
+    tell.write_all(b"start\n").await.expect("written");
+    let mut errors = tokio::io::BufReader::new(systemd.stderr.take().expect("piped")).lines();
+    let words = errors.next_line().await.expect("read").unwrap_or_default();
+    assert!(
+        words.contains("nothing is configured to listen on that port") && words.contains("ListenDatagram"),
+        "{words}"
+    );
+}
