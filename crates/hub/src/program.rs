@@ -35,6 +35,8 @@ const DRIFT_RUN: u32 = 3;
 const DRIFT_NANOS_MAX: i64 = 100_000_000;
 /// Furthest that legs may be apart that are called copies: content that repeats looks like a copy that is late.
 const SKEW_MAX: Duration = Duration::from_secs(4);
+/// Units of which it is remembered when they came.
+const LEADS: usize = 128;
 /// Shortest interval between pictures that is remembered: shorter ones are made by squeezing.
 const STEP_MIN: i64 = 720;
 
@@ -132,6 +134,35 @@ pub(crate) struct Program {
     /// Where the next sound belongs, on the sound's own scale.
     audio_head: Option<i64>,
     last_arrival: Option<Instant>,
+    line: Line,
+    /// How far it was pushed ahead of the line, because what was to be joined began a little before its end.
+    ahead: i64,
+}
+
+/// Where program time lies on the clock, by what came with the least delay of the last units. A source that joins is placed by its own
+/// least delay of as many: going by one unit of the program, it would fall behind with every switch, and by more than are known of the
+/// source, run ahead.
+#[derive(Debug, Default)]
+struct Line {
+    epoch: Option<Instant>,
+    /// Decode time less time since the epoch.
+    leads: VecDeque<i64>,
+}
+
+impl Line {
+    fn observe(&mut self, now: Instant, dts: i64) {
+        let epoch = *self.epoch.get_or_insert(now);
+        if self.leads.len() == LEADS {
+            self.leads.pop_front();
+        }
+        self.leads.push_back(dts - Timescale::VIDEO.ticks(now.saturating_duration_since(epoch)));
+    }
+
+    /// The decode time, in program time, of what arrives at `now`, by so many units; none where nothing was emitted yet.
+    fn at(&self, now: Instant, units: usize) -> Option<i64> {
+        let lead = self.leads.iter().rev().take(units.max(1)).max()?;
+        Some(lead + Timescale::VIDEO.ticks(now.saturating_duration_since(self.epoch?)))
+    }
 }
 
 impl Program {
@@ -148,6 +179,8 @@ impl Program {
             steps: VecDeque::new(),
             audio_head: None,
             last_arrival: None,
+            line: Line::default(),
+            ahead: 0,
         }
     }
 
@@ -464,6 +497,9 @@ impl Program {
         }
         if unit.track == TrackKind::Video || self.tracks.video.is_none() {
             self.last_arrival = Some(at.now); // of the track whose head tells where the program is
+            if let Some(dts) = self.head().zip(self.reorder_lead()).map(|(head, lead)| head - lead) {
+                self.line.observe(at.now, dts);
+            }
         }
         if let Some(feed) = self.feeds.iter_mut().find(|feed| feed.leg == leg)
             && let Some(reached) = feed.reached.get_mut(place(unit.track))

@@ -1,5 +1,7 @@
 //! Streams with several legs, at virtual time: copies of one encode, other encodes, and everything that goes wrong with them.
 
+mod day;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! How a leg joins the program: where its time lies, and what of its newest GOPs is used.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use media::{AccessUnit, Timescale, TrackKind};
 
@@ -86,10 +86,11 @@ impl Program {
         // Nothing that is held waits any longer: another leg goes on from here.
         let feeds = std::mem::take(&mut self.feeds);
         self.release_all(at);
-        let Some((index, squeeze)) = self.anchor(standby, anchor_track) else {
+        let Some((index, squeeze, ahead)) = self.anchor(standby, anchor_track) else {
             self.feeds = feeds;
             return None;
         };
+        self.ahead = ahead;
         self.forget_likeness();
         let mut tracks = standby.tracks.clone();
         let own = Tracks { video: tracks.video.clone(), audio: None };
@@ -205,8 +206,8 @@ impl Program {
         head + frames * length - unit.dts.0
     }
 
-    /// Which random access point of a leg the program goes on with, and where it lies.
-    fn anchor(&self, standby: &Standby, track: TrackKind) -> Option<(usize, Squeeze)> {
+    /// Which random access point of a leg the program goes on with, where it lies, and how far ahead of the line that is.
+    fn anchor(&self, standby: &Standby, track: TrackKind) -> Option<(usize, Squeeze, i64)> {
         let scale = standby.tracks.config(track).map_or(Timescale::VIDEO, |config| config.timescale());
         let (dts, pts) = (
             |unit: &AccessUnit| scale.rescale(unit.dts.0, Timescale::VIDEO),
@@ -216,28 +217,31 @@ impl Program {
         let anchors = || units().filter(|(_, (_, incoming))| incoming.unit.is_random_access);
         let plain = |shift| Squeeze { shift, from: i64::MIN, to: 0, until: i64::MIN, frame: 1 };
         // Where the leg lies by what came of it with the least delay: a burst is not played from its beginning.
-        let lies = |came: &Arrival, unit: &AccessUnit| Some(self.expected_at(came.now)? - dts(unit));
+        let count = units().count();
+        let lies = |came: &Arrival, unit: &AccessUnit| Some(self.line.at(came.now, count)? - self.ahead - dts(unit));
         let line = units().filter_map(|(_, (came, incoming))| lies(came, &incoming.unit)).min();
         let Some((line, lead)) = line.zip(self.reorder_lead()) else {
-            return anchors().next().map(|(index, (_, first))| (index, plain(PROGRAM_START - pts(&first.unit))));
+            return anchors().next().map(|(index, (_, first))| (index, plain(PROGRAM_START - pts(&first.unit)), 0));
         };
         let lowest = |unit: &AccessUnit| self.lowest(pts(unit) - dts(unit));
         for (index, (_, incoming)) in anchors() {
             let (expected, lowest) = (pts(&incoming.unit) + line, lowest(&incoming.unit)?);
             if expected + JITTER + lead >= lowest {
-                return Some((index, plain(expected.max(lowest) - pts(&incoming.unit))));
+                let place = expected.max(lowest);
+                return Some((index, plain(place - pts(&incoming.unit)), place - expected));
             }
         }
         // All lie before the head.
         let (index, (came, first)) = anchors().last().filter(|_| track == TrackKind::Video)?;
         if let Some(squeeze) = self.squeeze(standby, index, line) {
-            return Some((index, squeeze));
+            return Some((index, squeeze, 0));
         }
         // A leg whose delay varies more than that, or that has fallen behind: from a random access point that comes now.
         let (_, (_, last)) = units().next_back()?;
         let is_live = dts(&last.unit) - dts(&first.unit) <= JITTER;
         let expected = pts(&first.unit) + lies(came, &first.unit)?;
-        is_live.then_some((index, plain(expected.max(lowest(&first.unit)?) - pts(&first.unit))))
+        let place = expected.max(lowest(&first.unit)?);
+        is_live.then_some((index, plain(place - pts(&first.unit)), place - expected))
     }
 
     /// How a GOP that began before the head is caught up in the gap, where it can be; `shift` is where the leg lies.
@@ -257,7 +261,7 @@ impl Program {
     }
 
     /// The end of the program: of the picture, else of the sound, on the video scale.
-    fn head(&self) -> Option<i64> {
+    pub(super) fn head(&self) -> Option<i64> {
         let sound = self.audio_head.zip(self.tracks.audio.as_ref());
         let video = self.video.filter(|_| self.tracks.video.is_some()).map(|(_, pts)| pts);
         video.or_else(|| sound.map(|(head, audio)| audio.timescale.rescale(head, Timescale::VIDEO)))
@@ -271,17 +275,9 @@ impl Program {
     }
 
     /// How far the highest presentation time is ahead of the last decode time: reordered pictures.
-    fn reorder_lead(&self) -> Option<i64> {
+    pub(super) fn reorder_lead(&self) -> Option<i64> {
         let head = self.head()?;
         Some(self.video.filter(|_| self.tracks.video.is_some()).map_or(0, |(dts, _)| head - dts))
-    }
-
-    /// The decode time, in program time, of what arrives at `now`; none where nothing was emitted yet.
-    fn expected_at(&self, now: Instant) -> Option<i64> {
-        let (head, last) = (self.head()? - self.reorder_lead()?, self.last_arrival?);
-        let passed = Timescale::VIDEO.ticks(now.saturating_duration_since(last));
-        let ago = Timescale::VIDEO.ticks(last.saturating_duration_since(now));
-        Some(head + passed - ago)
     }
 
     /// The shift of the sound: the picture's, moved by at most half a frame onto the program's grid. Fills the hole
