@@ -146,6 +146,9 @@ pub struct Packager {
     last_position: i64,
     /// When the first unit came that lies inside what was called a gap.
     passed_since: Option<i64>,
+    /// The last random access point of the leading track, and its distance to the one before, on the video scale.
+    random_access: Option<i64>,
+    gop: i64,
     is_ended: bool,
 }
 
@@ -173,6 +176,8 @@ impl Packager {
             last_arrival_utc: 0,
             last_position: 0,
             passed_since: None,
+            random_access: None,
+            gop: 0,
             is_ended: false,
         }
     }
@@ -266,6 +271,10 @@ impl Packager {
         if unit.track == TrackKind::Video || self.video.is_none() {
             self.last_arrival_utc = arrival_utc_nanos;
             self.last_position = scale.rescale(unit.pts.0, Timescale::VIDEO);
+            if unit.is_random_access && !matches!(self.flow, Flow::Gap { .. }) {
+                let before = self.random_access.replace(self.last_position);
+                self.gop = before.map_or(0, |before| self.last_position - before);
+            }
         }
         match unit.track {
             TrackKind::Video => self.on_video(unit),

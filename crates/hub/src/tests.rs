@@ -105,11 +105,16 @@ impl World {
     }
 
     fn connect(&mut self, key: &str, rank: u8) -> Leg {
+        self.connect_with(key, rank, &[0x11, 0x90])
+    }
+
+    /// A publisher with this record of its sound.
+    fn connect_with(&mut self, key: &str, rank: u8, sound: &'static [u8]) -> Leg {
         let publisher = Publisher { protocol: "rtmp", key_id: key.into(), rank, ..Publisher::default() };
         let mut leg = self.hub.publish(self.at(), &name(), publisher).expect("let in");
         leg.announce(self.at().now, Announcement { video: true, audio: true, ..Announcement::default() });
         leg.video_config(self.at(), VideoCodec::Avc, &Bytes::from_static(RECORD)).expect("valid");
-        leg.audio_config(self.at(), AudioCodec::Aac, &Bytes::from_static(&[0x11, 0x90])).expect("valid");
+        leg.audio_config(self.at(), AudioCodec::Aac, &Bytes::from_static(sound)).expect("valid");
         self.subscriber.get_or_insert_with(|| leg.stream().subscribe_from_oldest());
         leg
     }

@@ -14,10 +14,11 @@ impl Packager {
         self.last_arrival_utc.saturating_add(Timescale::VIDEO.nanos(position.saturating_sub(self.last_position)))
     }
 
-    /// Whether a unit lies inside what was called a gap. What was held up on its way comes at once and is passed over: shown now, it would
-    /// be latency for good. Where nothing else comes for a segment's length, it is taken as it is.
+    /// Whether a random access point lies inside what was called a gap and is left out. What was held up on its way comes at once;
+    /// shown now, it would be latency for good. Where the next one is far more than a segment away, or nothing else comes for as long, it is
+    /// taken as it is: a picture that stands still is worse.
     pub(super) fn is_passed(&mut self, at: i64) -> bool {
-        if at >= self.latest_end() {
+        if at >= self.latest_end() || self.gop > Timescale::VIDEO.ticks(self.config.segment_target) * 3 / 2 {
             return false;
         }
         let since = *self.passed_since.get_or_insert(self.last_arrival_utc);

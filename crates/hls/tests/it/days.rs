@@ -187,3 +187,27 @@ fn what_was_held_up_while_a_gap_was_told_does_not_become_latency() {
         assert!((0..300).contains(&behind), "{track:?} ends {behind} ms before now");
     }
 }
+
+/// With keyframes far apart the next one would be seconds away: what was held up is shown at once.
+#[test]
+fn what_was_held_up_is_shown_where_the_next_keyframe_is_far() {
+    let mut world = World::new(PackagerConfig::default());
+    world.connect(Some(&fixture(30, 1)), Some(48_000));
+    let units = |world: &mut World, frames: std::ops::Range<i64>| {
+        for frame in frames {
+            let wall = Duration::from_millis(u64::try_from(frame * 100 / 3).expect("positive"));
+            world.pass(wall.saturating_sub(world.passed));
+            world.video(frame * 100 / 3, 0, frame % 250 == 0);
+            world.audio(frame * 100 / 3);
+        }
+    };
+    units(&mut world, 0..480);
+    world.pass(Duration::from_millis(3500));
+    units(&mut world, 480..600); // until half a second after it came back; the next keyframe is five seconds away
+
+    assert!(world.broken.is_empty(), "{:#?}", world.broken);
+    let playlist = world.playlist(TrackKind::Video).expect("published");
+    let gap = playlist.segments.iter().position(|segment| segment.gap).expect("a gap was told");
+    let mut after = playlist.segments[gap..].iter().flat_map(|segment| &segment.parts);
+    assert!(after.any(|part| part.independent), "a picture that can be decoded: {playlist:#?}");
+}

@@ -23,12 +23,7 @@ struct Source {
 impl Source {
     fn connect(world: &mut World, encode: u8, rank: u8, ppm: i64) -> Self {
         let key = if encode == SLATE { "slate" } else { "a" };
-        let publisher = Publisher { protocol: "rtmp", key_id: key.into(), rank, ..Publisher::default() };
-        let mut leg = world.hub.publish(world.at(), &name(), publisher).expect("let in");
-        leg.announce(world.at().now, Announcement { video: true, audio: true, ..Announcement::default() });
-        leg.video_config(world.at(), VideoCodec::Avc, &Bytes::from_static(RECORD)).expect("valid");
-        leg.audio_config(world.at(), AudioCodec::Aac, &Bytes::from_static(&[0x13, 0x10])).expect("valid");
-        world.subscriber.get_or_insert_with(|| leg.stream().subscribe_from_oldest());
+        let leg = world.connect_with(key, rank, &[0x13, 0x10]);
         Self { leg, encode, ppm, began: world.now_nanos, pictures: 0, frames: 0 }
     }
 

@@ -58,7 +58,7 @@ pub(super) async fn play(
         let input = tokio::select! {
             biased;
             count = socket.read(&mut buffer) => match count.map_err(|error| error.to_string())? {
-                0 => return Ok(()),
+                0 => return session.handle_input(Instant::now(), ClientInput::Eof).map_err(|error| error.to_string()),
                 count => ClientInput::Received(buffer.get(..count).unwrap_or_default()),
             },
             () = tokio::time::sleep_until(wake.into()) => ClientInput::Timeout,
