@@ -8,6 +8,14 @@ use crate::{files, root};
 /// Bytes of C0, C1 and C2: the target sends them itself.
 const HANDSHAKE_BYTES: usize = 3073;
 
+/// Two legs that connect and carry the same for a while; then one misses some, and leaves. Steps of three bytes, as the target reads them.
+fn merge(mode: u8) -> Vec<u8> {
+    let (connect, run) = ([[6, 1, 0], [7, 1, 0]], [33, 31, 0]);
+    let (first_only, leave, second_only) = ([33, 9, 2], [3, 0, 0], [33, 31, 1]);
+    let steps = connect.into_iter().chain([run; 4]).chain([first_only, run, leave]).chain([second_only; 3]);
+    [mode].into_iter().chain(steps.flatten()).collect()
+}
+
 /// Writes the seeds of a target and prints their folder; nothing if it has none.
 pub(crate) fn seeds(target: &str) -> anyhow::Result<()> {
     let fixtures = root().join("crates/testkit/fixtures");
@@ -23,6 +31,7 @@ pub(crate) fn seeds(target: &str) -> anyhow::Result<()> {
         }
         "playlist" => read(files(&root().join("crates/hls/tests/golden"), ".m3u8"))?,
         "mpegts" => read(files(&root().join("crates/container/src/mpegts/data"), "ts"))?,
+        "merge" => (0..4).map(merge).collect(),
         _ => Vec::new(),
     };
     if seeds.is_empty() {

@@ -87,7 +87,7 @@ const TABLE: [(&str, &[&str], &[&str]); 14] = [
             "hyper",
             "hyper-util",
             "listenfd",
-            "mimalloc",
+            "tikv-jemallocator",
             "parking_lot",
             "rcgen",
             "rustix",

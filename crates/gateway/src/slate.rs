@@ -166,7 +166,10 @@ impl Gateway {
                     EventKind::Live | EventKind::Switched if stream.has_source(Instant::now()) => {
                         tasks.spawn(prepare(Arc::clone(&shelf), stream));
                     }
-                    EventKind::Lost => {
+                    // A leg may be dead whose sound goes on.
+                    EventKind::Lost | EventKind::LegState
+                        if event.kind == EventKind::Lost || stream.is_dark(Instant::now()) =>
+                    {
                         tasks.spawn(self.clone().show(Arc::clone(&shelf), stream, None));
                     }
                     _ => {}

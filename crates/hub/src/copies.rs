@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hasher as _};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use media::{AccessUnit, TrackKind, VideoCodec};
 
@@ -177,6 +177,8 @@ pub(crate) struct Held {
     /// The configuration that begins with it.
     pub(crate) changed: Option<Tracks>,
     pub(crate) deadline: Instant,
+    /// How much later than the first copy its leg brings units.
+    pub(crate) late: Duration,
 }
 
 /// What became of copies.

@@ -81,6 +81,8 @@ pub enum SwitchReason {
     Closed,
     /// The leg before was silent.
     Silent,
+    /// The leg before delivered, and something was wrong with what it brought.
+    Degraded,
     /// A preferred leg has been healthy for the hold-down time.
     Preferred,
     /// A source is there again, in place of the slate.
@@ -98,6 +100,7 @@ impl SwitchReason {
             Self::Joined => "joined",
             Self::Closed => "closed",
             Self::Silent => "silent",
+            Self::Degraded => "degraded",
             Self::Preferred => "preferred",
             Self::Recovered => "recovered",
             Self::Parted => "parted",

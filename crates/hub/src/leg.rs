@@ -15,6 +15,7 @@ use crate::report::{Link, MARKER_BYTES_MAX, MARKERS_MAX, Marker, Transport};
 use crate::standby::Incoming;
 use crate::stream::Stream;
 use crate::timeline::{Repaired, Repairs, Timeline};
+use crate::vitals::Vitals;
 
 /// How far a source may be ahead of real time before its session leaves its socket alone.
 pub const AHEAD_MAX: Duration = Duration::from_secs(2);
@@ -32,6 +33,7 @@ pub struct Leg {
     video: Option<(VideoCodec, codec::VideoStream)>,
     audio_scale: Option<media::Timescale>,
     observer: Observer,
+    vitals: Vitals,
     /// Sound was announced, so silence stands in from this moment.
     expects_audio: Option<(Instant, u32, u8)>,
     kicked: watch::Receiver<Option<String>>,
@@ -104,6 +106,7 @@ impl Leg {
             video: None,
             audio_scale: None,
             observer: Observer::default(),
+            vitals: Vitals::new(now),
             expects_audio: None,
             kicked,
             budget: Budget::new(now),
@@ -283,7 +286,10 @@ impl Leg {
                 Repaired::Config(config) => {
                     match &config {
                         CodecConfig::Audio(audio) => self.audio_scale = Some(audio.timescale),
-                        CodecConfig::Video(video) => self.hashed_as = video.codec,
+                        CodecConfig::Video(video) => {
+                            self.hashed_as = video.codec;
+                            self.vitals.restart();
+                        }
                     }
                     ready.push(Ready::Config(config));
                     continue;
@@ -292,7 +298,10 @@ impl Leg {
                 Repaired::StandIn(unit) => (unit, true),
             };
             has_media = true;
-            has_picture |= unit.track == TrackKind::Video;
+            if unit.track == TrackKind::Video {
+                has_picture = true;
+                self.vitals.on_picture(unit.payload.len());
+            }
             let audio_scale = self.audio_scale.unwrap_or(media::Timescale::VIDEO);
             let scale = if unit.track == TrackKind::Audio { audio_scale } else { media::Timescale::VIDEO };
             self.observer.observe(&unit, scale);
@@ -326,6 +335,7 @@ impl Leg {
             self.last_report = at.now;
             leg.observed = self.observer.snapshot();
             leg.repairs = self.timeline.repairs();
+            leg.weakness = self.vitals.look(at.now, leg.repairs, leg.transport.unwrap_or_default());
         }
         drop(shared);
         self.ready = ready;

@@ -10,6 +10,7 @@ use crate::program::{CopyFigures, Program};
 use crate::report::{Link, Marker, Publisher, SLATE_RANK, Transport};
 use crate::standby::Standby;
 use crate::timeline::Repairs;
+use crate::vitals::Weakness;
 
 /// How a leg does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +19,10 @@ pub enum LegState {
     Waiting,
     /// It delivers.
     Healthy,
-    /// It is connected and silent, or its peer has closed.
+    /// It has just fallen silent, or it delivers and something is wrong with what it brings.
     Suspect,
+    /// It is connected and has long been silent, or its peer has closed.
+    Dead,
     /// An operator has taken it out.
     Disabled,
 }
@@ -31,6 +34,7 @@ impl LegState {
             Self::Waiting => "waiting",
             Self::Healthy => "healthy",
             Self::Suspect => "suspect",
+            Self::Dead => "dead",
             Self::Disabled => "disabled",
         }
     }
@@ -75,6 +79,8 @@ pub struct LegStatus {
     pub silent_for: Option<Duration>,
     /// What it really sends.
     pub observed: Observed,
+    /// What is wrong with what it brings, in words.
+    pub weakness: Option<String>,
     /// Repairs of its timeline.
     pub repairs: Repairs,
     /// What the network did, where the protocol tells.
@@ -82,6 +88,9 @@ pub struct LegStatus {
     /// How it compares to the other copies, where there are any.
     pub copy: Option<CopyFigures>,
 }
+
+/// A leg that is silent for this many times the silence that makes it suspect is dead.
+const DEAD: u32 = 4;
 
 #[derive(Debug)]
 pub(crate) struct LegRecord {
@@ -101,6 +110,8 @@ pub(crate) struct LegRecord {
     /// As it was told last.
     pub(crate) state: LegState,
     pub(crate) standby: Standby,
+    /// What is wrong with what it brings.
+    pub(crate) weakness: Option<(Weakness, String)>,
     pub(crate) observed: Observed,
     pub(crate) repairs: Repairs,
     pub(crate) transport: Option<Transport>,
@@ -126,6 +137,7 @@ impl LegRecord {
             healthy_since: None,
             state: LegState::Waiting,
             standby: Standby::new(now),
+            weakness: None,
             observed: Observed::default(),
             repairs: Repairs::default(),
             transport: None,
@@ -157,11 +169,19 @@ impl LegRecord {
             LegState::Disabled
         } else if self.last_media.is_none() {
             LegState::Waiting
-        } else if self.has_hung_up || self.is_gone || self.silence(now) >= suspect_after {
+        } else if self.has_hung_up || self.is_gone || self.silence(now) >= DEAD * suspect_after {
+            LegState::Dead
+        } else if self.weakness.is_some() || self.silence(now) >= suspect_after {
             LegState::Suspect
         } else {
             LegState::Healthy
         }
+    }
+
+    /// Whether something comes of it, good or bad.
+    pub(crate) fn delivers(&self, now: Instant, suspect_after: Duration) -> bool {
+        let is_silent = self.has_hung_up || self.is_gone || self.silence(now) >= suspect_after;
+        !self.is_disabled && self.last_media.is_some() && !is_silent
     }
 
     /// It is no source but what is shown without one.
@@ -191,6 +211,7 @@ impl LegRecord {
             connected_for: now.saturating_duration_since(self.began),
             silent_for: self.last_media.map(|last| now.saturating_duration_since(last)),
             observed: self.observed.clone(),
+            weakness: self.weakness.as_ref().map(|(_, evidence)| evidence.clone()),
             repairs: self.repairs,
             transport: self.transport,
             copy: program.copy_figures(self.id),

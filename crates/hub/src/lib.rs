@@ -19,6 +19,7 @@ mod standby;
 mod stream;
 mod switch;
 mod timeline;
+mod vitals;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ pub use ring::{Entry, Item, Tracks};
 pub use stream::{PublishError, SecondPublisher, Stream, StreamState, StreamStatus, Subscriber};
 pub use switch::UnknownLeg;
 pub use timeline::{Repaired, Repairs, Timeline};
+pub use vitals::Weakness;
 
 /// Settings of the hub.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +57,8 @@ pub struct HubConfig {
     pub second_publisher: SecondPublisher,
     /// How long a unit waits behind a hole that another copy of the encode may fill.
     pub merge_window: Duration,
+    /// When the units of copies are emitted.
+    pub merge_mode: MergeMode,
     /// How long a preferred leg must have been healthy before the program returns to it.
     pub hold_down: Duration,
 }
@@ -68,9 +72,20 @@ impl Default for HubConfig {
             streams_max: 2000,
             second_publisher: SecondPublisher::Backup,
             merge_window: Duration::from_millis(200),
+            merge_mode: MergeMode::Swift,
             hold_down: Duration::from_secs(10),
         }
     }
+}
+
+/// When the units of legs that carry the same encode are emitted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MergeMode {
+    /// As soon as the first copy is there: losing the leg that is ahead costs the skew, once.
+    #[default]
+    Swift,
+    /// When the slower copy is due, up to [`HubConfig::merge_window`] later (SMPTE ST 2022-7): losing either leg changes nothing.
+    Steady,
 }
 
 /// All streams of a process.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use media::{AccessUnit, CodecConfig, Dts, Pts, Timescale, TrackKind};
 
+use crate::MergeMode;
 use crate::copies::{Copies, CopyStats, Held, Learner, Print, Run, Shifts, place};
 pub(crate) use join::Joined;
 
@@ -127,6 +128,9 @@ pub(crate) struct Program {
     copies: Copies,
     /// Longest wait for a copy that may fill a hole.
     window: Duration,
+    mode: MergeMode,
+    /// How long what comes first waits for the copy that is slowest: as long as that was late.
+    lag: Duration,
     /// Last decode time and highest presentation time of the picture.
     video: Option<(i64, i64)>,
     /// The last intervals between pictures.
@@ -166,7 +170,7 @@ impl Line {
 }
 
 impl Program {
-    pub(crate) fn new(window: Duration) -> Self {
+    pub(crate) fn new(window: Duration, mode: MergeMode) -> Self {
         Self {
             ring: Ring::default(),
             tracks: Arc::default(),
@@ -175,6 +179,8 @@ impl Program {
             candidates: Vec::new(),
             copies: Copies::default(),
             window,
+            mode,
+            lag: Duration::ZERO,
             video: None,
             steps: VecDeque::new(),
             audio_head: None,
@@ -182,6 +188,11 @@ impl Program {
             line: Line::default(),
             ahead: 0,
         }
+    }
+
+    /// How long units wait for a copy that is slower.
+    pub(crate) fn lag(&self) -> Duration {
+        self.lag
     }
 
     /// Whether anything was ever emitted.
@@ -297,7 +308,7 @@ impl Program {
             TrackKind::Audio => changed.is_none() && feed.known.audio != self.tracks.audio,
         };
         let shift = if unit.track == TrackKind::Video { feed.video_shift } else { feed.audio_shift };
-        let is_copy = feed.is_copy;
+        let (is_copy, late) = (feed.is_copy, feed.figures.late);
         let waits = is_old && unit.track == TrackKind::Audio;
         if is_old {
             self.stats.dropped_units += 1;
@@ -305,8 +316,8 @@ impl Program {
             unit.dts = unit.dts + shift;
             unit.pts = unit.pts + shift;
             let deadline = at.now + self.window;
-            let held = Held { at, leg, unit, hash, is_stand_in, changed, deadline };
-            if is_alone && !is_copy { self.emit(held) } else { self.merge(index, held) }
+            let held = Held { at, leg, unit, hash, is_stand_in, changed, deadline, late };
+            if is_alone && !is_copy && self.lag.is_zero() { self.emit(held) } else { self.merge(index, held) }
         }
         if waits || self.feeds.get(index).is_some_and(|feed| feed.is_silent) {
             self.stand_in(at);
@@ -375,13 +386,27 @@ impl Program {
                     waiting.remove(&place);
                     waiting.insert(dts, held);
                 }
-                Some(_) => self.copies.stats.duplicates += 1,
+                Some((place, _)) => {
+                    let came = waiting.get(&place).filter(|known| known.leg != held.leg).map(|known| known.at.now);
+                    self.copies.stats.duplicates += 1;
+                    came.into_iter().for_each(|came| self.on_late(index, at.now.saturating_duration_since(came)));
+                }
                 None => {
                     waiting.insert(dts, held);
                 }
             }
         }
-        self.release(at, track);
+        if self.lag.is_zero() { self.release(at, track) } else { self.release_all(at) }
+    }
+
+    /// A copy came so much later than the first one.
+    fn on_late(&mut self, index: usize, late: Duration) {
+        let Some(feed) = self.feeds.get_mut(index) else { return };
+        feed.figures.late = late;
+        feed.figures.late_max = feed.figures.late_max.max(late);
+        if self.mode == MergeMode::Steady {
+            self.lag = self.lag.max(late).min(self.window);
+        }
     }
 
     /// A unit whose place the program has passed: a copy, or late, or something else.
@@ -396,8 +421,7 @@ impl Program {
         if Some(twin.hash) == held.hash {
             stats.duplicates += 1;
             feed.conflicts = 0;
-            feed.figures.late = held.at.now.saturating_duration_since(twin.came);
-            feed.figures.late_max = feed.figures.late_max.max(feed.figures.late);
+            self.on_late(index, held.at.now.saturating_duration_since(twin.came));
         } else if !held.is_stand_in && !twin.is_stand_in {
             stats.conflicts += 1;
             feed.conflicts += u32::from(track == TrackKind::Video);
@@ -433,6 +457,9 @@ impl Program {
         let mut filled = false; // what waited goes on: one hole, however much stood behind it
         while let Some((&dts, held)) = self.copies.held(track).first_key_value() {
             let (leg, deadline, is_stand_in) = (held.leg, held.deadline, held.is_stand_in);
+            if !self.feeds.is_empty() && held.at.now + self.lag.saturating_sub(held.late) > at.now {
+                break;
+            }
             let (tolerance, interval) = (self.tolerance(track), self.interval(track));
             let follows = interval == 0 || self.expected(track).is_none_or(|expected| dts <= expected + tolerance);
             let may_come = self.feeds.iter().any(|feed| {

@@ -198,7 +198,7 @@ pub struct Stream {
 impl Stream {
     pub(crate) fn new(name: StreamName, config: HubConfig, events: Arc<EventLog>) -> Self {
         let shared = Shared {
-            program: Program::new(config.merge_window),
+            program: Program::new(config.merge_window, config.merge_mode),
             legs: Vec::new(),
             next_leg_id: 0,
             state: StreamState::Starting,
@@ -254,7 +254,16 @@ impl Stream {
         let shared = self.shared.lock();
         let leading = shared.program.leader().and_then(|id| shared.leg(id));
         let suspect_after = self.suspect_after(&shared);
-        leading.is_some_and(|leg| !leg.is_slate() && leg.health(now, suspect_after) == LegState::Healthy)
+        leading.is_some_and(|leg| !leg.is_slate() && leg.delivers(now, suspect_after))
+    }
+
+    /// Whether no source delivers, and the one that feeds the program is dead: its sound may go on without a picture.
+    pub fn is_dark(&self, now: Instant) -> bool {
+        let shared = self.shared.lock();
+        let suspect_after = self.suspect_after(&shared);
+        let leading = shared.program.leader().and_then(|id| shared.leg(id));
+        leading.is_none_or(|leg| leg.health(now, suspect_after) == LegState::Dead)
+            && !shared.legs.iter().any(|leg| leg.delivers(now, suspect_after))
     }
 
     /// The stream's name.
@@ -540,7 +549,7 @@ impl Stream {
 
     /// Whether a leg delivers that may feed the program soon.
     fn may_go_on(&self, shared: &Shared, now: Instant) -> bool {
-        shared.legs.iter().any(|leg| leg.health(now, self.suspect_after(shared)) == LegState::Healthy)
+        shared.legs.iter().any(|leg| leg.delivers(now, self.suspect_after(shared)))
     }
 
     /// Silence after which a leg is suspect.

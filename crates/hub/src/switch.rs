@@ -44,10 +44,11 @@ impl Stream {
         let is_healthy = |leg: &LegRecord| leg.health(now, suspect_after) == LegState::Healthy;
         let leader = shared.program.leader();
         let leading = leader.and_then(|id| shared.leg(id));
-        let leads_well = leading.is_some_and(is_healthy);
+        let delivers = |leg: &LegRecord| leg.delivers(now, suspect_after);
+        let leads_well = leading.is_some_and(delivers);
         let mut targets = Vec::new();
         for wanted in [shared.forced, shared.pinned].into_iter().flatten() {
-            if shared.leg(wanted).is_some_and(is_healthy) {
+            if shared.leg(wanted).is_some_and(delivers) {
                 if leader == Some(wanted) {
                     return targets;
                 }
@@ -57,7 +58,7 @@ impl Stream {
         if leads_well && !targets.is_empty() {
             return targets;
         }
-        let others = || shared.legs.iter().filter(|leg| Some(leg.id) != leader && is_healthy(leg));
+        let others = || shared.legs.iter().filter(|leg| Some(leg.id) != leader && delivers(leg));
         if !leads_well {
             let reason = match (leading, shared.cause) {
                 (Some(leg), _) if leg.is_disabled => SwitchReason::Operator,
@@ -70,12 +71,25 @@ impl Stream {
             best.sort_by_key(|leg| {
                 let is_alike = shared.program.likeness(leg.id, &leg.standby).is_some();
                 let is_copy = shared.program.is_fed_by(leg.id);
-                (!is_copy, !is_alike, leg.publisher.rank, Reverse(leg.last_media))
+                (
+                    leg.is_slate(),
+                    leg.weakness.is_some(),
+                    !is_copy,
+                    !is_alike,
+                    leg.publisher.rank,
+                    Reverse(leg.last_media),
+                )
             });
             targets.extend(best.into_iter().map(|leg| (leg.id, reason)));
             return targets;
         }
         let Some(leading) = leading else { return targets };
+        if leading.weakness.is_some() && shared.chosen != leader {
+            let mut best: Vec<&LegRecord> = others().filter(|leg| is_healthy(leg) && !leg.is_slate()).collect();
+            best.sort_by_key(|leg| (leg.publisher.rank, leg.id));
+            targets.extend(best.into_iter().map(|leg| (leg.id, SwitchReason::Degraded)));
+            return targets;
+        }
         let flaps = shared.returns.iter().filter(|then| now.saturating_duration_since(**then) < FLAP_TIME).count();
         let (reason, hold_down) = if leading.is_slate() {
             (SwitchReason::Recovered, Duration::ZERO)
@@ -152,6 +166,10 @@ impl Stream {
                 write!(text, ": leg {leg} closed, {passed} ms after its last media")
             }
             (SwitchReason::Closed, Some(id), _) => write!(text, ": the peer of leg {id} closed"),
+            (SwitchReason::Degraded, Some(id), _) => {
+                let evidence = shared.leg(id).and_then(|leg| leg.weakness.as_ref()).map_or("", |(_, text)| text);
+                write!(text, ": leg {id} brought {evidence}")
+            }
             (SwitchReason::Preferred, ..) => {
                 let hold_down = self.config.hold_down.as_secs();
                 write!(text, ": it is preferred and has been healthy for {hold_down} s")
@@ -196,7 +214,7 @@ impl Stream {
         let Some(leg) = legs.iter_mut().find(|leg| leg.id == id && !leg.is_disabled) else { return };
         let Some(shifts) = program.leader().and_then(|_| program.likeness(id, &leg.standby)) else { return };
         let lead = program.lead_of(shifts, &leg.standby);
-        if lead > self.config.merge_window {
+        if lead.saturating_sub(program.lag()) > self.config.merge_window {
             return; // too far ahead: what it has kept is used when it is needed
         }
         program.add_copy(at, id, &mut leg.standby, shifts);
@@ -236,15 +254,18 @@ impl Stream {
         let suspect_after = self.suspect_after(shared);
         for leg in &mut shared.legs {
             let state = leg.health(at.now, suspect_after);
-            if state == LegState::Suspect {
+            if matches!(state, LegState::Suspect | LegState::Dead) {
                 leg.healthy_since = None;
             }
             if std::mem::replace(&mut leg.state, state) == state {
                 continue;
             }
             let evidence = match state {
-                LegState::Suspect if leg.has_hung_up => ": its peer has closed".into(),
-                LegState::Suspect => format!(": nothing for {} ms", leg.silence(at.now).as_millis()),
+                LegState::Dead if leg.has_hung_up => ": its peer has closed".into(),
+                LegState::Suspect if leg.silence(at.now) < suspect_after => {
+                    leg.weakness.as_ref().map(|(_, text)| format!(": {text}")).unwrap_or_default()
+                }
+                LegState::Suspect | LegState::Dead => format!(": nothing for {} ms", leg.silence(at.now).as_millis()),
                 _ => String::new(),
             };
             let text = format!("{} is {}{evidence}", leg.describe(), state.as_str());

@@ -1,6 +1,8 @@
 //! Streams with several legs, at virtual time: copies of one encode, other encodes, and everything that goes wrong with them.
 
 mod day;
+mod health;
+mod steady;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -9,8 +11,8 @@ use bytes::Bytes;
 use media::{AudioCodec, TrackKind, VideoCodec};
 
 use crate::{
-    Announcement, Arrival, EventKind, Hub, HubConfig, Item, Leg, LegRole, Publisher, SecondPublisher, StreamState,
-    Subscriber, SwitchReason,
+    Announcement, Arrival, EventKind, Hub, HubConfig, Item, Leg, LegRole, MergeMode, Publisher, SecondPublisher,
+    StreamState, Subscriber, SwitchReason,
 };
 
 const MILLI: i64 = 1_000_000;
@@ -80,6 +82,8 @@ struct World {
     /// Presentation times of pictures, likewise.
     shown: Vec<i64>,
     silence: u64,
+    /// How long after it was made each came out, in nanoseconds.
+    late: Vec<(Made, i64)>,
 }
 
 fn name() -> media::StreamName {
@@ -96,6 +100,7 @@ impl World {
             out: Vec::new(),
             shown: Vec::new(),
             silence: 0,
+            late: Vec::new(),
         }
     }
 
@@ -153,7 +158,10 @@ impl World {
                     self.shown.push(scale.nanos(unit.pts.0));
                 }
                 match Made::read(unit.track, &unit.payload.to_bytes()) {
-                    Some(made) => self.out.push((made, scale.nanos(unit.dts.0))),
+                    Some(made) => {
+                        self.late.push((made, self.now_nanos - made.nanos()));
+                        self.out.push((made, scale.nanos(unit.dts.0)));
+                    }
                     None => self.silence += 1,
                 }
             }
@@ -742,7 +750,8 @@ fn where_an_operator_put_the_stream_it_stays() {
 fn whatever_one_path_does_the_other_makes_up_for_it() {
     for seed in 1..=60 {
         let mut random = Random(seed * 7_919);
-        let mut world = World::new(HubConfig::default());
+        let merge_mode = if seed % 2 == 0 { MergeMode::Steady } else { MergeMode::Swift };
+        let mut world = World::new(HubConfig { merge_mode, ..HubConfig::default() });
         let offset = i64::try_from(random.below(1_000_000)).expect("small");
         let paths =
             [path(1, 0, random.below(100), random.chance(50)), path(1, offset, random.below(180), random.chance(50))];

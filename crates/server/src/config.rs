@@ -16,7 +16,7 @@ use crate::webhooks::Webhook;
 use delivery::DeliveryConfig;
 use gateway::{SlateSettings, SrtCall, SrtSettings, UdpStream};
 use hls::PackagerConfig;
-use hub::{HubConfig, SecondPublisher};
+use hub::{HubConfig, MergeMode, SecondPublisher};
 use listen::ConnectionLimits;
 use serde::{Deserialize, Serialize};
 
@@ -175,6 +175,8 @@ pub struct StreamsTable {
     pub second_publisher: SecondPublisherName,
     /// How long a unit waits behind a hole that another copy of the encode may fill, 50–5,000 ms.
     pub merge_window_ms: u64,
+    /// When units of copies are sent on: `swift`, `steady`.
+    pub merge_mode: MergeModeName,
     /// How long a preferred leg must have been healthy before the stream returns to it, 0–3,600 s.
     pub hold_down_seconds: u64,
 }
@@ -194,6 +196,10 @@ impl StreamsTable {
                 SecondPublisherName::Refuse => SecondPublisher::Refuse,
             },
             merge_window: millis("streams.merge_window_ms", self.merge_window_ms, 50, 5000)?,
+            merge_mode: match self.merge_mode {
+                MergeModeName::Swift => MergeMode::Swift,
+                MergeModeName::Steady => MergeMode::Steady,
+            },
             hold_down: seconds("streams.hold_down_seconds", self.hold_down_seconds, 0, 3600)?,
         })
     }
@@ -212,6 +218,17 @@ pub enum SecondPublisherName {
     Refuse,
 }
 
+/// When units of legs that carry the same encode are sent on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MergeModeName {
+    /// As soon as the first copy is there.
+    #[default]
+    Swift,
+    /// When the slower copy is due.
+    Steady,
+}
+
 impl Default for StreamsTable {
     fn default() -> Self {
         Self {
@@ -221,6 +238,7 @@ impl Default for StreamsTable {
             streams_max: 2000,
             second_publisher: SecondPublisherName::Backup,
             merge_window_ms: 200,
+            merge_mode: MergeModeName::Swift,
             hold_down_seconds: 10,
         }
     }

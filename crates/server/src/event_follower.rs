@@ -87,6 +87,7 @@ impl EventFollower {
                 SwitchReason::Joined => telemetry::SwitchReason::joined,
                 SwitchReason::Closed => telemetry::SwitchReason::closed,
                 SwitchReason::Silent => telemetry::SwitchReason::silent,
+                SwitchReason::Degraded => telemetry::SwitchReason::degraded,
                 SwitchReason::Preferred => telemetry::SwitchReason::preferred,
                 SwitchReason::Parted => telemetry::SwitchReason::parted,
                 SwitchReason::Recovered => telemetry::SwitchReason::recovered,

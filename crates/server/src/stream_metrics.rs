@@ -4,13 +4,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use delivery::Delivery;
-use hub::{Hub, StreamState};
+use hub::{Hub, LegRole, LegState, LegStatus, SLATE_RANK, StreamState};
 use telemetry::collector::Collector;
 use telemetry::encoding::{DescriptorEncoder, EncodeMetric as _};
 use telemetry::prometheus_metrics::gauge::ConstGauge;
 
 /// Most streams with a label of their own; the rest are summed as `other`.
 const LABELLED_STREAMS_MAX: usize = 2000;
+
+/// The name of a stream, and its figures.
+type Row = (String, [f64; FIGURES.len()]);
+/// The name of a stream; protocol, number and rank of a leg, and its figures.
+type LegRow = (String, [String; 3], [f64; LEG_FIGURES.len()]);
 
 /// Reads figures of streams.
 pub(crate) struct StreamMetrics {
@@ -29,12 +34,12 @@ impl StreamMetrics {
         Self { hub, delivery }
     }
 
-    /// Rows of figures: name, then one value for each of [`FIGURES`].
-    fn rows(&self) -> Vec<(String, [f64; FIGURES.len()])> {
+    /// Rows of figures: name, then one value for each of [`FIGURES`]; and of legs: stream, protocol, number, rank.
+    fn rows(&self) -> (Vec<Row>, Vec<LegRow>) {
         let now = Instant::now();
         let channels: std::collections::HashMap<_, _> = self.delivery.channels().into_iter().collect();
         let number = |value: u64| f64::from(u32::try_from(value).unwrap_or(u32::MAX));
-        let mut rows: Vec<(String, [f64; FIGURES.len()])> = Vec::new();
+        let (mut rows, mut legs): (Vec<Row>, Vec<LegRow>) = Default::default();
         for stream in self.hub.streams() {
             let status = stream.status(now);
             let channel = channels.get(&status.name);
@@ -51,12 +56,16 @@ impl StreamMetrics {
             ];
             if rows.len() < LABELLED_STREAMS_MAX {
                 rows.push((status.name.to_string(), figures));
+                legs.extend(status.legs.iter().filter(|leg| leg.publisher.rank != SLATE_RANK).map(|leg| {
+                    let labels = [leg.publisher.protocol.into(), leg.id.to_string(), leg.publisher.rank.to_string()];
+                    (status.name.to_string(), labels, leg_figures(leg))
+                }));
             } else if let Some((name, sums)) = rows.last_mut() {
                 "other".clone_into(name);
                 sums.iter_mut().zip(figures).for_each(|(sum, value)| *sum += value);
             }
         }
-        rows
+        (rows, legs)
     }
 }
 
@@ -72,14 +81,51 @@ const FIGURES: [(&str, &str); 8] = [
     ("stream_discontinuities", "Discontinuities of the broadcast"),
 ];
 
+/// Figures of a leg.
+const LEG_FIGURES: [(&str, &str); 8] = [
+    ("leg_healthy", "1 while the leg delivers and nothing is wrong with what it brings"),
+    ("leg_leads", "1 while the leg feeds the stream, and leads where several do"),
+    ("leg_bits_per_second", "Picture and sound over the last ten seconds"),
+    ("leg_late_seconds", "How much later than the first copy of the encode its last unit came"),
+    ("leg_missing_pictures", "Pictures that it did not bring and another copy did"),
+    ("leg_lost_packets", "Packets that never came, where the protocol tells"),
+    ("leg_round_trip_seconds", "Round trip time, where the protocol tells"),
+    ("leg_repairs", "Repairs of its timestamps and of what could not be read"),
+];
+
+fn leg_figures(leg: &LegStatus) -> [f64; LEG_FIGURES.len()] {
+    let number = |value: u64| f64::from(u32::try_from(value).unwrap_or(u32::MAX));
+    let is = |is_so: bool| f64::from(u8::from(is_so));
+    let (copy, transport, repairs) = (leg.copy.unwrap_or_default(), leg.transport.unwrap_or_default(), leg.repairs);
+    let repaired = repairs.jumps + repairs.disorder + repairs.composition + repairs.damaged;
+    [
+        is(leg.state == LegState::Healthy),
+        is(leg.role == LegRole::Feeding),
+        number(leg.observed.video_bits_per_second + leg.observed.audio_bits_per_second),
+        copy.late.as_secs_f64(),
+        number(copy.missing),
+        number(transport.dropped + transport.undecryptable),
+        transport.rtt.as_secs_f64(),
+        number(repaired),
+    ]
+}
+
 impl Collector for StreamMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let rows = self.rows();
+        let (rows, legs) = self.rows();
         for (index, (name, help)) in FIGURES.iter().enumerate() {
             let gauge = ConstGauge::new(0.0_f64);
             let mut metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
             for (stream, figures) in &rows {
                 let labels = [("stream", stream.as_str())];
+                ConstGauge::new(figures[index]).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        for (index, (name, help)) in LEG_FIGURES.iter().enumerate() {
+            let gauge = ConstGauge::new(0.0_f64);
+            let mut metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            for (stream, [protocol, leg, rank], figures) in &legs {
+                let labels = [("stream", stream.as_str()), ("protocol", protocol), ("leg", leg), ("rank", rank)];
                 ConstGauge::new(figures[index]).encode(metric.encode_family(&labels)?)?;
             }
         }

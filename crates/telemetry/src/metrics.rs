@@ -190,6 +190,8 @@ pub enum SwitchReason {
     closed,
     /// The one before was silent.
     silent,
+    /// The one before delivered, and something was wrong with what it brought.
+    degraded,
     /// Back to a preferred one.
     preferred,
     /// A source in place of the slate.

@@ -184,7 +184,7 @@ pub struct CopyView {
 pub struct LegView {
     /// Its number within the stream; never used again.
     pub id: u64,
-    /// `waiting`, `healthy`, `suspect` or `disabled`.
+    /// `waiting`, `healthy`, `suspect`, `dead` or `disabled`.
     pub state: String,
     /// `feeding`, `copy` (feeds the program too: it carries the same encode) or `standby`.
     pub role: String,
@@ -200,6 +200,8 @@ pub struct LegView {
     pub bits_per_second: u64,
     /// Measured.
     pub frames_per_second: f64,
+    /// What is wrong with what it brings, in words, beside what it usually brings.
+    pub weakness: Option<String>,
     /// Repairs since it connected.
     pub repairs: RepairsView,
     /// What the network did, where its protocol tells.
@@ -221,6 +223,7 @@ impl LegView {
             silent_ms: leg.silent_for.map(millis),
             bits_per_second: leg.observed.video_bits_per_second + leg.observed.audio_bits_per_second,
             frames_per_second: frames_per_second(&leg.observed),
+            weakness: leg.weakness,
             repairs: RepairsView::new(leg.repairs),
             transport: leg.transport.map(TransportView::new),
             copy: leg.copy.map(|copy| CopyView {

@@ -344,7 +344,7 @@ impl Program {
                 unit.pts = unit.pts + audio_shift;
             }
             let deadline = at.now;
-            self.emit(Held { at, leg, unit, hash, is_stand_in, changed: None, deadline });
+            self.emit(Held { at, leg, unit, hash, is_stand_in, changed: None, deadline, late: Duration::ZERO });
         }
         standby.clear();
         squeezed

@@ -32,7 +32,7 @@ fn audio_config() -> CodecConfig {
 
 impl Rig {
     fn new() -> Self {
-        let (program, now) = (Program::new(Duration::from_millis(200)), Instant::now());
+        let (program, now) = (Program::new(Duration::from_millis(200), MergeMode::Swift), Instant::now());
         Self { program, now, leg: 0, standby: Standby::new(now) }
     }
 

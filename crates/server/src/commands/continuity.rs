@@ -86,6 +86,9 @@ fn leg_table(stream: &StreamView) -> String {
             leg.publisher.peer,
             leg.bits_per_second / 1000,
         );
+        if let Some(weakness) = &leg.weakness {
+            let _ = writeln!(out, "     {weakness}");
+        }
     }
     if stream.legs.is_empty() {
         out.push_str("no legs\n");

@@ -330,6 +330,66 @@ async fn without_a_source_viewers_see_the_slate_and_the_program_goes_on_when_it_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_picture_that_is_gone_gives_way_to_the_slate_although_the_sound_goes_on() {
+    let rig = Rig::with(|file| file.slate.enabled = true).await;
+    let url = rig.publish_url("show").await;
+    // After ten seconds there are no more pictures.
+    let encoder = Encoder { size: "640x360:duration=10", ..Encoder::default() }.publish(&url);
+    let path = rig.two_segments("show", "video").await;
+    eventually("the slate is shown", || async { (leader(&rig).await == "slate").then_some(()) }).await;
+    let states = events(&rig, "leg.state").await;
+    assert!(
+        states.iter().any(|event| event["text"].as_str().is_some_and(|text| text.contains("is dead"))),
+        "{states:?}"
+    );
+    let view = rig.api("/api/v1/streams/show").await;
+    let source = view["legs"].as_array().expect("two").iter().find(|leg| leg["publisher"]["protocol"] == "rtmp");
+    let source = source.expect("it is still connected");
+    assert!(source["silent_ms"].as_u64().is_some_and(|silent| silent < 1000), "its sound goes on: {source}");
+    let switch = events(&rig, "stream.switched").await.pop().expect("to the slate");
+    assert_eq!(switch["reason"], "silent");
+    encoder.kill().await;
+    let _encoder = Encoder::default().publish(&url);
+    eventually("the picture is back", || async { (leader(&rig).await == "rtmp").then_some(()) }).await;
+    let switch = events(&rig, "stream.switched").await.pop().expect("to the source");
+    assert_eq!(switch["reason"], "recovered");
+    seconds(2.0).await;
+    for track in ["video", "audio"] {
+        let playlist = rig.playlist(&path.replace("video", track)).await;
+        assert_eq!(playlist.broken_rules(), Vec::<String>::new(), "{track}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encoder_that_loses_most_of_its_pictures_gives_way_to_one_that_does_not() {
+    let rig = Rig::start().await;
+    let preferred = rig.publish_url("show").await;
+    let backup = format!("rtmp://{}/live/{}", rig.rtmp(), rig.key_with_rank("show", 1).await);
+    let select = "-vf select=lt(t\\,12)+not(mod(n\\,4)) -vsync vfr";
+    let _weak = Encoder { extra: select, ..Encoder::default() }.publish(&preferred);
+    legs(&rig, "feeding", 1).await;
+    let _well = Encoder::default().publish(&backup);
+    legs(&rig, "standby", 1).await;
+    let switch = eventually("the backup feeds the stream", || async {
+        events(&rig, "stream.switched").await.into_iter().find(|event| event["reason"] == "degraded")
+    })
+    .await;
+    let text = switch["text"].as_str().expect("words");
+    assert!(text.contains("pictures a second where 30") || text.contains("pictures a second where 29"), "{text}");
+    assert!(switch["gap_ms"].as_i64().is_some_and(|gap| gap <= 200), "{switch}");
+    let view = rig.api("/api/v1/streams/show").await;
+    let weak = view["legs"].as_array().expect("two").iter().find(|leg| leg["rank"] == 0).expect("connected").clone();
+    assert_eq!(weak["state"], "suspect", "{weak}");
+    assert!(weak["weakness"].as_str().is_some_and(|text| text.contains("pictures")), "{weak}");
+    let figure =
+        format!("throughline_leg_healthy{{stream=\"show\",protocol=\"rtmp\",leg=\"{}\",rank=\"0\"}}", weak["id"]);
+    let text = http::get(rig.addresses.ops.expect("listens"), "/metrics").await.text().to_owned();
+    assert!(text.contains(&format!("{figure} 0")), "{figure}: {text}");
+    seconds(2.0).await;
+    assert_seamless(&rig).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_always_on_is_there_before_its_encoder_and_after_it() {
     let rig = Rig::with(|file| {
         file.slate.enabled = true;

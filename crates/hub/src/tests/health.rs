@@ -1,0 +1,91 @@
+//! Legs that deliver and are not well.
+
+use super::*;
+
+#[test]
+fn an_encoder_that_brings_a_third_of_its_pictures_gives_way_and_comes_back_when_it_is_well() {
+    let mut world = World::new(HubConfig::default());
+    let paths = [path(1, 0, 20, true), path(2, 0, 20, true)];
+    let mut acts = carry(0, &paths[0], 0, 50 * SECOND);
+    let is_left_out = |made: &Made| {
+        let is_weak = (10 * SECOND..20 * SECOND).contains(&made.nanos());
+        made.track == 0 && is_weak && made.number % GOP != 0 && made.number % 3 != 0
+    };
+    acts.retain(|(_, leg, act)| *leg != 0 || !matches!(act, Act::Bring(made) if is_left_out(made)));
+    acts.extend(carry(1, &paths[1], 0, 50 * SECOND));
+    let _legs = play(&mut world, &paths, &[("a", 0), ("b", 1)], acts, 50 * SECOND);
+
+    world.check();
+    let switches = world.switches();
+    let reasons: Vec<_> = switches.iter().filter_map(|event| event.reason).collect();
+    assert_eq!(reasons, [SwitchReason::Joined, SwitchReason::Degraded, SwitchReason::Preferred]);
+    let after = switches[1].utc_nanos - 1_700_000_000_000_000_000;
+    assert!((11 * SECOND..14 * SECOND).contains(&after), "{} ms", after / MILLI);
+    assert!(switches[1].text.contains("pictures a second where"), "{}", switches[1].text);
+    let after = switches[2].utc_nanos - 1_700_000_000_000_000_000;
+    assert!((31 * SECOND..35 * SECOND).contains(&after), "after the hold-down: {} ms", after / MILLI);
+}
+
+#[test]
+fn a_weak_leg_is_better_than_none_and_than_a_slate() {
+    let mut world = World::new(HubConfig::default());
+    let paths = [path(1, 0, 20, true), path(2, 0, 20, true)];
+    let mut acts = carry(0, &paths[0], 0, 30 * SECOND);
+    acts.retain(|(at, leg, act)| {
+        *leg != 0
+            || *at < 10 * SECOND
+            || !matches!(act, Act::Bring(made) if made.track == 0 && made.number % GOP != 0 && made.number % 3 != 0)
+    });
+    acts.extend(carry(1, &paths[1], 15 * SECOND, 30 * SECOND));
+    let _legs = play(&mut world, &paths, &[("a", 0), ("slate", crate::SLATE_RANK)], acts, 29 * SECOND);
+
+    let status = world.status();
+    assert_eq!(status.legs.first().map(|leg| (leg.id, leg.role)), Some((0, LegRole::Feeding)));
+    let leg = status.legs.first().expect("two");
+    assert_eq!(leg.state, crate::LegState::Suspect);
+    assert!(leg.weakness.as_ref().is_some_and(|text| text.contains("pictures")), "{:?}", leg.weakness);
+    assert_eq!(world.switches().len(), 1);
+}
+
+#[test]
+fn without_a_picture_and_with_sound_a_slate_stands_in_until_the_picture_is_back() {
+    let mut world = World::new(HubConfig::default());
+    let paths = [path(1, 0, 20, true), path(2, 0, 20, true)];
+    let mut acts = carry(0, &paths[0], 0, 30 * SECOND);
+    let is_left_out = |made: &Made| made.track == 0 && (10 * SECOND..20 * SECOND).contains(&made.nanos());
+    acts.retain(|(_, leg, act)| *leg != 0 || !matches!(act, Act::Bring(made) if is_left_out(made)));
+    // What shows slates looks at the stream when a leg is called dead.
+    let (before, after) = (10 * SECOND + 1_900 * MILLI, 10 * SECOND + 2_200 * MILLI);
+    let later = acts.extract_if(.., |(at, ..)| *at >= after).collect::<Vec<_>>();
+    let between = acts.extract_if(.., |(at, ..)| *at >= before).collect::<Vec<_>>();
+    let mut legs = play(&mut world, &paths, &[("a", 0), ("slate", crate::SLATE_RANK)], acts, before);
+    let stream = world.hub.stream(&name()).expect("there");
+    assert!(!stream.has_source(world.at().now) && !stream.is_dark(world.at().now), "not yet");
+    let mut first = legs.remove(0);
+    let mut rest = |world: &mut World, acts: Vec<(i64, usize, Act)>, slate: &mut Option<Leg>| {
+        for (at, leg, act) in acts {
+            world.now_nanos = at;
+            world.tick();
+            match (act, leg) {
+                (Act::Connect, _) => *slate = Some(world.connect("slate", crate::SLATE_RANK)),
+                (Act::Bring(made), 0) => world.bring(first.as_mut().expect("connected"), &paths[0], made),
+                (Act::Bring(made), _) => world.bring(slate.as_mut().expect("connected"), &paths[1], made),
+                (Act::Leave, _) => unreachable!("nobody leaves"),
+            }
+        }
+    };
+    let mut slate = None;
+    rest(&mut world, between, &mut slate);
+    assert!(stream.is_dark(world.at().now), "it is time for the slate");
+    let dead = world.hub.events().since(0, 1000);
+    let dead = dead.iter().rfind(|event| event.kind == EventKind::LegState).expect("told");
+    assert!(dead.text.contains("is dead: nothing for 2"), "{}", dead.text);
+    let mut later = later;
+    later.extend(carry(1, &paths[1], after, 30 * SECOND));
+    later.sort_by_key(|(at, ..)| *at);
+    rest(&mut world, later, &mut slate);
+
+    world.check();
+    let reasons: Vec<_> = world.switches().iter().filter_map(|event| event.reason).collect();
+    assert_eq!(reasons, [SwitchReason::Joined, SwitchReason::Silent, SwitchReason::Recovered]);
+}

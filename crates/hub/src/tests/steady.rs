@@ -1,0 +1,45 @@
+//! Legs that carry the same encode, and the mode that waits for the slower one.
+
+use super::*;
+
+/// How late pictures came out from a time of the encoder on, the least and the most, in milliseconds; what is missing; how often
+/// the program changed its leg.
+fn lateness(mode: MergeMode, delays: (u64, u64), dies: usize) -> (i64, i64, [i64; 2]) {
+    let mut world = World::new(HubConfig { merge_mode: mode, ..HubConfig::default() });
+    let paths = [path(1, 0, delays.0, true), path(1, 777_000, delays.1, false)];
+    let mut acts = carry(0, &paths[0], 0, 20 * SECOND);
+    acts.extend(carry(1, &paths[1], 0, 20 * SECOND));
+    // One path breaks; what was on its way is lost with it.
+    acts.retain(|(at, leg, act)| !(*leg == dies && matches!(act, Act::Bring(_)) && *at > 10 * SECOND));
+    acts.push((10 * SECOND + MILLI, dies, Act::Leave));
+    let _legs = play(&mut world, &paths, &[("a", 0), ("a", 0)], acts, 19 * SECOND);
+    world.check();
+    let settled = world.late.iter().filter(|(made, _)| made.track == 0 && made.nanos() > 5 * SECOND);
+    let late: Vec<i64> = settled.map(|(_, late)| late / MILLI).collect();
+    (*late.iter().min().expect("pictures"), *late.iter().max().expect("pictures"), world.missing(1))
+}
+
+#[test]
+fn steady_waits_for_the_slower_copy_and_losing_either_changes_nothing() {
+    for dies in [0, 1] {
+        for delays in [(10, 150), (150, 10)] {
+            let (least, most, missing) = lateness(MergeMode::Steady, delays, dies);
+            assert_eq!(missing, [0, 0]);
+            assert!(least >= 145 && most <= 200, "{delays:?}, leg {dies} dies: {least} to {most} ms");
+        }
+    }
+}
+
+#[test]
+fn swift_is_as_fast_as_the_faster_copy_and_pays_for_losing_it() {
+    let (least, most, missing) = lateness(MergeMode::Swift, (10, 150), 0);
+    assert_eq!(missing, [0, 0]);
+    assert!(least <= 15 && most >= 150, "{least} to {most} ms");
+}
+
+#[test]
+fn steady_waits_no_longer_than_the_window() {
+    let (least, most, missing) = lateness(MergeMode::Steady, (10, 500), 1);
+    assert_eq!(missing, [0, 0]);
+    assert!(least >= 10 && most <= 260, "{least} to {most} ms");
+}
