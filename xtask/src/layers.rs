@@ -76,7 +76,7 @@ const TABLE: [(&str, &[&str], &[&str]); 14] = [
     ),
     (
         "server",
-        &["control", "delivery", "gateway", "hls", "hub", "listen", "media", "srt", "telemetry", "viewer"],
+        &["control", "delivery", "gateway", "hls", "hub", "listen", "media", "rtmp", "srt", "telemetry", "viewer"],
         &[
             "anyhow",
             "base64",

@@ -26,11 +26,20 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument as _, debug, info, info_span};
+use tracing::{Instrument as _, Span, debug, info, info_span, warn};
 
+pub use crate::rtmp_session::RtmpPull;
 pub use crate::slate::{AlwaysOn, SlateSettings};
 pub use crate::srt::{Direction, LINKS_MAX as SRT_LINKS_MAX, SrtCall, SrtLink, SrtSettings};
 pub use crate::udp::UdpStream;
+
+/// Between two attempts of what is tried again, at first and at most.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// What stood for so long was good: the next attempt comes soon.
+const STOOD: Duration = Duration::from_secs(10);
+/// How soon something is looked for again that is not there yet.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Time for a TLS handshake.
 const TLS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -160,6 +169,39 @@ impl Gateway {
             drop(place);
         };
         self.tracker.spawn(session.instrument(info_span!("session", %peer, protocol = protocol.as_str())));
+    }
+
+    /// Does something that ends, until shutdown: `once` answers whether there was something to do. Attempts that fail come more
+    /// and more seldom.
+    fn again_and_again<F: Future<Output = Result<bool, String>> + Send + 'static>(
+        &self,
+        span: Span,
+        mut once: impl FnMut() -> F + Send + 'static,
+    ) {
+        let shutdown = self.shutdown.clone();
+        let calling = async move {
+            let mut pause = PAUSE_MIN;
+            while !shutdown.is_cancelled() {
+                let began = Instant::now();
+                let next = match Box::pin(catch_panic(once())).await {
+                    Ok(Ok(false)) => LOOK,
+                    outcome => {
+                        match outcome {
+                            Ok(Ok(_)) => {}
+                            Ok(Err(error)) => warn!(error, retry_ms = pause.as_millis(), "the call failed"),
+                            Err(_) => warn!("the call's task panicked"),
+                        }
+                        pause = if began.elapsed() >= STOOD { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
+                        pause
+                    }
+                };
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = tokio::time::sleep(next) => {}
+                }
+            }
+        };
+        self.tracker.spawn(calling.instrument(span));
     }
 
     /// Takes no new publisher from here on, and asks encoders that can be asked to connect anew.

@@ -1,5 +1,7 @@
 //! One RTMP connection: the shell around a session.
 
+mod pull;
+
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -20,6 +22,8 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::{Draining, Gateway, arrival, count_repairs, in_time};
+
+pub use pull::RtmpPull;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;

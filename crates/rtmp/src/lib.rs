@@ -23,6 +23,7 @@
 //! ```
 #![deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
+mod address;
 mod amf0;
 mod chunk;
 mod client;
@@ -32,6 +33,7 @@ mod link;
 mod message;
 mod server;
 
+pub use address::{Address, AddressError};
 pub use amf0::{Value, decode_all as decode_amf0};
 pub use client::{ClientCommand, ClientConfig, ClientEvent, ClientInput, ClientSession, Role};
 pub use error::{Error, Violation};

@@ -14,14 +14,15 @@ use std::time::Duration;
 
 use crate::webhooks::Webhook;
 use delivery::DeliveryConfig;
-use gateway::{SlateSettings, SrtCall, SrtSettings, UdpStream};
+use gateway::{RtmpPull, SlateSettings, SrtCall, SrtSettings, UdpStream};
 use hls::PackagerConfig;
 use hub::{HubConfig, MergeMode, SecondPublisher};
 use listen::ConnectionLimits;
 use serde::{Deserialize, Serialize};
 
 pub use contribution::{
-    CallMode, CipherMode, GroupMode, MpegtsTable, SrtCallTable, SrtLinkTable, SrtTable, UdpStreamTable, UdpTable,
+    CallMode, CipherMode, GroupMode, MpegtsTable, RtmpPullTable, RtmpTable, SrtCallTable, SrtLinkTable, SrtTable,
+    UdpStreamTable, UdpTable,
 };
 
 pub use slate::{AlwaysOnTable, SlateTable};
@@ -39,6 +40,8 @@ pub struct ConfigFile {
     pub listen: ListenTable,
     /// `[tls]`
     pub tls: TlsTable,
+    /// `[rtmp]`
+    pub rtmp: RtmpTable,
     /// `[srt]`
     pub srt: SrtTable,
     /// `[udp]`
@@ -340,6 +343,8 @@ pub struct Config {
     pub srt: Listen,
     /// How SRT is spoken.
     pub srt_settings: SrtSettings,
+    /// Streams that are fetched over RTMP.
+    pub rtmp_pulls: Vec<RtmpPull>,
     /// SRT calls to other servers.
     pub srt_calls: Vec<SrtCall>,
     /// Streams over plain UDP, in and out.
@@ -482,6 +487,7 @@ impl ConfigFile {
     /// Without passphrases and keys: to be shown.
     #[must_use]
     pub fn redacted(mut self) -> Self {
+        self.rtmp.redact();
         self.srt.redact();
         self.webhook.iter_mut().for_each(WebhookTable::redact);
         self
@@ -561,6 +567,7 @@ impl TryFrom<ConfigFile> for Config {
             rtmps: listen(file.listen.rtmps),
             srt: listen(file.listen.srt),
             srt_settings: file.srt.settings()?,
+            rtmp_pulls: file.rtmp.pulls()?,
             srt_calls: file.srt.calls()?,
             udp: file.udp.streams(file.srt.silent_seconds)?,
             programs: file.mpegts.programs()?,

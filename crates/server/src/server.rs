@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use control::{Api, DeliveryFigures, DrainRequest, EraRow, KeyPurpose, Store};
 use delivery::{Delivery, EraRecord, EraStore, Saving, Surroundings};
-use gateway::{Doors, Draining, Gateway, Grant, SrtCall, UdpStream};
+use gateway::{Doors, Draining, Gateway, Grant, RtmpPull, SrtCall, UdpStream};
 use hub::{Arrival, Hub};
 use media::{PlayRefusal, Playback, StreamKey, StreamName};
 use serde::{Deserialize, Serialize};
@@ -281,7 +281,7 @@ impl Server {
             gateway.serve_srt(socket, config.srt_settings).context("cannot serve SRT")?;
         }
         config.slates.into_iter().for_each(|slates| gateway.run_slates(slates));
-        start_configured(&gateway, config.udp, config.srt_calls).await?;
+        start_configured(&gateway, config.udp, (config.rtmp_pulls, config.srt_calls)).await?;
         if let Some(certificate) = certificate {
             serve_tls(&certificate, (https, rtmps), &delivery, &gateway)?;
             tracker.spawn(certificate.watch(draining.clone()));
@@ -402,7 +402,7 @@ fn serve_tls(
 async fn start_configured(
     gateway: &Gateway,
     (inputs, outputs): (Vec<UdpStream>, Vec<UdpStream>),
-    calls: Vec<SrtCall>,
+    (pulls, calls): (Vec<RtmpPull>, Vec<SrtCall>),
 ) -> anyhow::Result<()> {
     for input in inputs {
         let address = input.address;
@@ -411,6 +411,7 @@ async fn start_configured(
     for output in outputs {
         gateway.send_udp(output).await.context("cannot send over UDP")?;
     }
+    pulls.into_iter().for_each(|pull| gateway.pull_rtmp(pull));
     calls.into_iter().for_each(|call| gateway.call_srt(call));
     Ok(())
 }

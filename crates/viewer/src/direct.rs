@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use media::TrackKind;
 
-pub use place::{Place, RtmpPlace, SrtPlace};
+pub use place::{Place, SrtPlace};
 
 use crate::follower::Event;
 use crate::playback::{Buffer, Change, Moment, Playback, nanos};

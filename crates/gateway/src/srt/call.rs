@@ -11,7 +11,7 @@ use srt::{
     Caller, CallerConfig, Cipher, Connection, Group, GroupKind, KeyLength, Membership, Passphrase, Progress,
     Rendezvous, Settings,
 };
-use telemetry::{CloseReason, Protocol, catch_panic};
+use telemetry::{CloseReason, Protocol};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -21,17 +21,10 @@ use tracing::{Instrument as _, info, info_span, warn};
 use super::session::{Keeps, Path, Session};
 use super::socket::{Buffers, Socket};
 use super::{Linked, PLAYER_WINDOW_PACKETS, SESSION_QUEUE, ToSession};
-use crate::{Gateway, arrival, rtmp_session::until};
+use crate::{Gateway, PAUSE_MAX, PAUSE_MIN, arrival, rtmp_session::until};
 
 /// Largest answer to a handshake.
 const DATAGRAM_BYTES_MAX: usize = 1500;
-/// Between two attempts, at first and at most.
-const PAUSE_MIN: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// A connection that stood for so long was a good one: the next attempt comes soon.
-const STOOD: Duration = Duration::from_secs(10);
-/// How often a stream that is to be sent on is looked for.
-const LOOK: Duration = Duration::from_millis(250);
 
 /// Which way a call carries its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,37 +80,20 @@ impl Gateway {
     pub fn call_srt(&self, call: SrtCall) {
         let gateway = self.clone();
         let span = info_span!("call", stream = %call.stream, server = call.servers(), protocol = "srt");
-        let calling = async move {
-            let mut pause = PAUSE_MIN;
-            while !gateway.shutdown.is_cancelled() {
+        self.again_and_again(span, move || {
+            let (gateway, call) = (gateway.clone(), call.clone());
+            async move {
                 if call.direction == Direction::Push && !is_there(&gateway, &call.stream) {
-                    wait(&gateway, LOOK).await;
-                    continue;
+                    return Ok(false);
                 }
-                let began = Instant::now();
-                let outcome = Box::pin(catch_panic(once(&gateway, &call))).await;
-                match outcome {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => warn!(error, retry_ms = pause.as_millis(), "the call failed"),
-                    Err(_) => warn!("the call's task panicked"),
-                }
-                pause = if began.elapsed() >= STOOD { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
-                wait(&gateway, pause).await;
+                once(&gateway, &call).await.map(|()| true)
             }
-        };
-        self.tracker.spawn(calling.instrument(span));
+        });
     }
 }
 
 fn is_there(gateway: &Gateway, name: &StreamName) -> bool {
     gateway.hub.stream(name).is_some_and(|stream| stream.state() != StreamState::Ended)
-}
-
-async fn wait(gateway: &Gateway, pause: Duration) {
-    tokio::select! {
-        () = gateway.shutdown.cancelled() => {}
-        () = tokio::time::sleep(pause) => {}
-    }
 }
 
 impl SrtCall {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use gateway::{Direction, SRT_LINKS_MAX, SrtCall, SrtLink, SrtSettings, UdpStream};
+use gateway::{Direction, RtmpPull, SRT_LINKS_MAX, SrtCall, SrtLink, SrtSettings, UdpStream};
 use media::StreamName;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,61 @@ pub struct SrtTable {
     /// `[[srt.push]]`: streams that are sent on to other servers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub push: Vec<SrtCallTable>,
+}
+
+/// `[rtmp]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RtmpTable {
+    /// `[[rtmp.pull]]`: streams that are fetched from other servers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pull: Vec<RtmpPullTable>,
+}
+
+/// `[[rtmp.pull]]`: a stream that is fetched, again whenever it ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RtmpPullTable {
+    /// The stream here.
+    pub stream: String,
+    /// `rtmp://HOST[:PORT]/APP/STREAM`, or `rtmps`; `env:NAME` takes it from the environment, `file:PATH` from a file.
+    pub url: String,
+    /// Takes any certificate of the other server: for trials.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub insecure_tls: bool,
+    /// The rank of the leg; 0, the default, is preferred, a higher one is a backup.
+    #[serde(skip_serializing_if = "is_best")]
+    pub rank: u8,
+}
+
+impl RtmpTable {
+    /// What is fetched.
+    pub(super) fn pulls(&self) -> Result<Vec<RtmpPull>, ConfigError> {
+        const KEY: &str = "rtmp.pull";
+        let wrong = |error: String| ConfigError::Secret { key: KEY, error };
+        let pull = |row: &RtmpPullTable| {
+            let url = secret(KEY, &row.url)?;
+            let address: rtmp::Address = url.parse().map_err(|error: rtmp::AddressError| wrong(error.to_string()))?;
+            let tls = viewer::tls_connector(viewer::HttpVersion::Http1, row.insecure_tls).map_err(wrong);
+            Ok(RtmpPull {
+                stream: row.stream.parse().map_err(|error: media::InvalidName| wrong(error.to_string()))?,
+                tls: if address.is_tls { Some(tls?) } else { None },
+                address,
+                rank: rank(KEY, row.rank)?,
+            })
+        };
+        self.pull.iter().map(pull).collect()
+    }
+
+    /// Without what is secret.
+    pub(super) fn redact(&mut self) {
+        for row in &mut self.pull {
+            row.url = row
+                .url
+                .parse()
+                .map_or_else(|_| "(set, not shown)".into(), |address: rtmp::Address| address.tc_url() + "/(not shown)");
+        }
+    }
 }
 
 /// `[[srt.pull]]` and `[[srt.push]]`: a call to another server, repeated when it ends.

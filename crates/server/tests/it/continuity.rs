@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, Mac as _};
-use server::config::{AlwaysOnTable, SecondPublisherName, WebhookTable};
+use server::config::{AlwaysOnTable, RtmpPullTable, SecondPublisherName, WebhookTable};
 use sha2::Sha256;
 use testkit::cable::Cable;
 use testkit::http;
@@ -549,4 +549,72 @@ async fn webhooks_are_signed_in_order_and_tried_again() {
     .await;
     // The other one may not go to this machine.
     assert!(metric(&rig, &outcome("failed")).await >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_fetched_over_rtmp_is_a_leg_like_any_other_and_merges_with_its_twin() {
+    // The encoder sends the same to another server and to this one, which fetches it from there too.
+    let mut rig = Rig::start().await;
+    let origin = rig.beside().await;
+    let there = origin.key("there").await;
+    let url = format!("rtmp://{}/live/there", origin.rtmp());
+    rig.stop().await;
+    rig.start_again_with(|file| {
+        file.rtmp.pull.push(RtmpPullTable { stream: "show".into(), url, rank: 1, ..RtmpPullTable::default() });
+    })
+    .await;
+    let key = rig.key("show").await;
+    let cable = Cable::to(rig.rtmp()).await;
+    let urls = [
+        ("flv", format!("rtmp://{}/live/{there}", origin.rtmp())),
+        ("flv", format!("rtmp://{}/live/{key}", cable.address)),
+    ];
+    let making = Making { seconds: 25, ..Making::default() };
+    let source = Source::start(making, &rig.state.join("made.mkv"), &urls);
+    let all = [legs(&rig, "copy", 1).await, legs(&rig, "feeding", 1).await].concat();
+    rig.multivariant("show").await;
+    let witness = Witness::watch(rig.http(), "show", &rig.state.join("seen.txt"));
+    seconds(3.0).await;
+    cable.cut();
+    both_again(&rig).await;
+    assert_seamless(&rig).await;
+    let made = source.made().await;
+    seconds(2.5).await;
+    assert_whole(&rig, &made, &witness.seen().await).await;
+    assert!(
+        all.iter().any(|leg| leg["publisher"]["key_id"].as_str().is_some_and(|id| id.starts_with("pull from rtmp")))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_not_ours_is_fetched_from_again_whenever_it_is_there() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
+    let url = format!("rtmp://127.0.0.1:{port}/app/name");
+    let rig = Rig::with(|file| {
+        file.rtmp.pull.push(RtmpPullTable { stream: "show".into(), url: url.clone(), ..RtmpPullTable::default() });
+    })
+    .await;
+    seconds(1.0).await; // nobody is there yet
+    // ffmpeg as the server.
+    let serving = Encoder { muxer: "-f flv -listen 1", ..Encoder::default() };
+    let server = serving.publish(&url);
+    let path = rig.two_segments("show", "video").await;
+    let view = rig.api("/api/v1/streams/show").await;
+    assert!(view["publisher"]["key_id"].as_str().expect("text").starts_with("pull from rtmp://127.0.0.1"), "{view}");
+    server.kill().await;
+    eventually("its end is seen", || async {
+        (rig.api("/api/v1/streams/show").await["state"] == "lost").then_some(())
+    })
+    .await;
+    let _server = serving.publish(&url);
+    let again = || async { (rig.api("/api/v1/streams/show").await["state"] == "live").then_some(()) };
+    eventually("it is called again", again).await;
+    let before = rig.playlist(&path).await.segments.last().expect("listed").number;
+    rig.playlist_when(&path, "three segments more", |playlist| {
+        playlist.complete().last().is_some_and(|segment| segment.number > before + 3)
+    })
+    .await;
+    assert_eq!(rig.playlist(&path).await.broken_rules(), Vec::<String>::new());
+    let view = rig.api("/api/v1/streams/show").await;
+    assert_eq!(view["legs"].as_array().map(Vec::len), Some(1), "{view}");
 }

@@ -6,30 +6,13 @@ use std::time::Duration;
 
 use media::StreamKey;
 
-use crate::url::Url;
-
 /// Where a stream is played over RTMP or SRT.
 #[derive(Clone, Debug)]
 pub enum Place {
     /// `rtmp` and `rtmps`.
-    Rtmp(RtmpPlace),
+    Rtmp(rtmp::Address),
     /// `srt`.
     Srt(SrtPlace),
-}
-
-/// An `rtmp` or `rtmps` address.
-#[derive(Clone, Debug)]
-pub struct RtmpPlace {
-    /// `rtmps`
-    pub is_tls: bool,
-    /// Name or address of the host, IPv6 without brackets.
-    pub host: Box<str>,
-    /// 1935, or 443 with TLS, if not written.
-    pub port: u16,
-    /// Application, with what follows it but the name.
-    pub app: String,
-    /// What is played; it may carry a play key.
-    pub name: StreamKey,
 }
 
 /// An `srt` address: `srt://HOST:PORT?streamid=…&passphrase=…&latency=…`.
@@ -53,11 +36,7 @@ impl fmt::Display for Place {
     /// Without what may be a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Rtmp(place) => {
-                let scheme = if place.is_tls { "rtmps" } else { "rtmp" };
-                let name = place.name.expose().split('?').next().unwrap_or_default();
-                write!(f, "{scheme}://{}/{}/{name}", place.authority(), place.app)
-            }
+            Self::Rtmp(address) => address.fmt(f),
             Self::Srt(place) => write!(f, "srt://{}", place.server),
         }
     }
@@ -84,45 +63,13 @@ impl Place {
     }
 }
 
-impl RtmpPlace {
-    /// Host and port, as an address has them.
-    pub(super) fn authority(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
-    }
-}
-
 impl FromStr for Place {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once("://").map(|(scheme, rest)| (scheme.to_ascii_lowercase(), rest)) {
-            Some((scheme, rest)) if scheme == "rtmp" || scheme == "rtmps" => {
-                let is_tls = scheme == "rtmps";
-                // Host and port are read as those of any address are.
-                let url: Url =
-                    format!("http://{rest}").parse().map_err(|error: crate::url::UrlError| error.to_string())?;
-                let has_port = url.port != 80 || rest.split('/').next().is_some_and(|host| host.ends_with(":80"));
-                let port = if has_port {
-                    url.port
-                } else if is_tls {
-                    443
-                } else {
-                    1935
-                };
-                let (before, query) = url.path.split_at(url.path.find('?').unwrap_or(url.path.len()));
-                let (app, name) = before.trim_matches('/').rsplit_once('/').unwrap_or_default();
-                if app.is_empty() || name.is_empty() {
-                    return Err(format!(
-                        "'{scheme}://{}{before}' names no stream: {scheme}://HOST[:PORT]/APP/STREAM",
-                        url.host
-                    ));
-                }
-                let name = StreamKey::new(format!("{name}{query}"));
-                Ok(Self::Rtmp(RtmpPlace { is_tls, host: url.host.clone(), port, app: app.to_owned(), name }))
+            Some((scheme, _)) if scheme == "rtmp" || scheme == "rtmps" => {
+                text.parse().map(Self::Rtmp).map_err(|error: rtmp::AddressError| error.to_string())
             }
             Some((scheme, rest)) if scheme == "srt" => SrtPlace::parse(rest).map(Self::Srt),
             _ => Err("only rtmp://, rtmps:// and srt:// are played so".into()),

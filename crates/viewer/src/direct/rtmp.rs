@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use container::flv::Content;
 use media::TrackKind;
-use rtmp::{ClientConfig, ClientEvent, ClientInput, ClientSession, Media, Output, Role};
+use rtmp::{Address, ClientConfig, ClientEvent, ClientInput, ClientSession, Media, Output, Role};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{DirectPlayer, RtmpPlace, Teller};
+use super::{DirectPlayer, Teller};
 use crate::client::HttpVersion;
 use crate::watch::moment;
 
@@ -24,17 +24,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 /// # Errors
 /// In words: not reached, refused, or broken.
 pub(super) async fn play(
-    place: &RtmpPlace,
+    place: &Address,
     is_insecure: bool,
     player: &mut DirectPlayer,
     teller: &mut Teller<'_>,
 ) -> Result<(), String> {
     let mut socket = connect(place, is_insecure, player).await?;
-    let scheme = if place.is_tls { "rtmps" } else { "rtmp" };
     let config = ClientConfig {
         role: Role::Play,
         app: place.app.clone(),
-        tc_url: format!("{scheme}://{}/{}", place.authority(), place.app),
+        tc_url: place.tc_url(),
         name: place.name.clone(),
         nonce: [9; 32],
     };
@@ -78,7 +77,7 @@ fn on_media(player: &mut DirectPlayer, time_nanos: i64, media: &Media) {
     }
 }
 
-async fn connect(place: &RtmpPlace, is_insecure: bool, player: &mut DirectPlayer) -> Result<Box<dyn Duplex>, String> {
+async fn connect(place: &Address, is_insecure: bool, player: &mut DirectPlayer) -> Result<Box<dyn Duplex>, String> {
     let began = Instant::now();
     let millis = |since: Instant| u32::try_from(since.elapsed().as_millis()).unwrap_or(u32::MAX);
     let found = in_time("its name", tokio::net::lookup_host((&*place.host, place.port))).await?;
