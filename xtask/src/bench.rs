@@ -1,10 +1,11 @@
 //! `make bench`: what a stream costs and how far behind the viewer is, beside nginx-rtmp on the same machine in the same run.
 //!
-//! `cargo xtask bench [delay|join|line|cost|publishers|memory|deliver|viewers|srt|loss]…`: all without a name.
+//! `cargo xtask bench [delay|join|line|cost|publishers|memory|deliver|viewers|srt|loss|legs|outage]…`: all without a name.
 
 mod cost;
 mod delay;
 mod deliver;
+mod legs;
 mod loss;
 mod nginx;
 mod soak;
@@ -48,7 +49,7 @@ impl Running {
 
 type Bench = fn(&Path) -> anyhow::Result<()>;
 
-const ALL: [(&str, Bench); 10] = [
+const ALL: [(&str, Bench); 12] = [
     ("delay", delay::glass_to_glass),
     ("join", delay::join),
     ("line", delay::impaired_line),
@@ -59,6 +60,8 @@ const ALL: [(&str, Bench); 10] = [
     ("viewers", viewers::run),
     ("srt", srt::run),
     ("loss", loss::run),
+    ("legs", legs::second_leg),
+    ("outage", legs::outage),
 ];
 
 pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {

@@ -13,7 +13,7 @@ const TABLE: [(&str, &[&str], &[&str]); 14] = [
     ("rtmp", &["media", "codec", "container"], &["hmac", "sha2"]),
     ("srt", &[], &["aws-lc-rs"]),
     ("hls", &["media", "codec", "container"], &[]),
-    ("hub", &["media", "codec"], &["tokio", "parking_lot"]),
+    ("hub", &["media", "codec"], &["tokio", "parking_lot", "xxhash-rust"]),
     ("telemetry", &[], &["prometheus-client", "tracing-subscriber"]),
     ("listen", &[], &["tokio", "tokio-util", "parking_lot"]),
     (

@@ -5,6 +5,7 @@
 //! a limit, reading and writing run side by side, and a session that panics dies alone.
 
 mod rtmp_session;
+mod sampling;
 mod slate;
 mod srt;
 mod ts;
@@ -29,6 +30,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span, debug, info, info_span, warn};
 
 pub use crate::rtmp_session::RtmpPull;
+pub use crate::sampling::SamplingSettings;
 pub use crate::slate::{AlwaysOn, SlateSettings};
 pub use crate::srt::{Direction, LINKS_MAX as SRT_LINKS_MAX, SrtCall, SrtLink, SrtSettings};
 pub use crate::udp::UdpStream;

@@ -68,18 +68,25 @@ struct Connection<'a> {
 
 /// Sees that the peer has closed its side while what it sent before is not read yet.
 #[derive(Debug)]
-pub(crate) struct HangUp(Option<TcpStream>);
+pub(crate) struct HangUp {
+    copy: Option<std::net::TcpStream>,
+    /// From when it is asked for the first time: until then what arrives wakes nobody twice.
+    watched: Option<TcpStream>,
+}
 
 impl HangUp {
     /// Watches the socket beside whoever reads it.
     pub(crate) fn of(socket: &TcpStream) -> Self {
         let copy = socket.as_fd().try_clone_to_owned().map(std::net::TcpStream::from);
-        Self(copy.and_then(TcpStream::from_std).ok())
+        Self { copy: copy.ok(), watched: None }
     }
 
     /// When the peer has closed. Cancel-safe.
-    async fn seen(&self) {
-        if let Some(socket) = &self.0 {
+    async fn seen(&mut self) {
+        if let Some(copy) = self.copy.take() {
+            self.watched = TcpStream::from_std(copy).ok();
+        }
+        if let Some(socket) = &self.watched {
             while let Ok(ready) = socket.ready(Interest::READABLE).await {
                 if ready.is_read_closed() {
                     return;
@@ -132,7 +139,7 @@ enum Wake {
 }
 
 impl Connection<'_> {
-    async fn drive(&mut self, socket: impl AsyncRead + AsyncWrite + Unpin, hang_up: HangUp) {
+    async fn drive(&mut self, socket: impl AsyncRead + AsyncWrite + Unpin, mut hang_up: HangUp) {
         let mut has_hung_up = false;
         let (mut reader, mut writer) = tokio::io::split(socket);
         let mut buffer = vec![0; READ_BYTES];

@@ -4,11 +4,11 @@
 //! with equal hashes at one offset in time; units that repeat (silence, a still picture) teach nothing. From then on a
 //! unit is a duplicate only if its place in time *and* its hash agree.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::hash::{DefaultHasher, Hasher as _};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use media::{AccessUnit, TrackKind, VideoCodec};
+use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::program::Arrival;
 use crate::ring::Tracks;
@@ -33,12 +33,12 @@ pub(crate) fn place(track: TrackKind) -> usize {
 
 /// What a unit is known by, whatever container brought it.
 pub(crate) fn hash(unit: &AccessUnit, video: VideoCodec) -> u64 {
-    let mut hasher = DefaultHasher::new();
+    let mut hasher = Xxh3Default::new(); // the same for the same bytes, whatever slices they come in
     match unit.track {
-        TrackKind::Video => codec::picture_data(video, &unit.payload).for_each(|slice| hasher.write(slice)),
-        TrackKind::Audio => unit.payload.slices().for_each(|slice| hasher.write(slice)),
+        TrackKind::Video => codec::picture_data(video, &unit.payload).for_each(|slice| hasher.update(slice)),
+        TrackKind::Audio => unit.payload.slices().for_each(|slice| hasher.update(slice)),
     }
-    hasher.finish()
+    hasher.digest()
 }
 
 /// What is remembered of a unit.
@@ -52,36 +52,53 @@ pub(crate) struct Print {
 
 /// The last units of a track, in order of time.
 #[derive(Debug, Default)]
-pub(crate) struct Prints(VecDeque<Print>);
+pub(crate) struct Prints {
+    units: VecDeque<Print>,
+    /// By hash: how many there are, and when the last one was.
+    by_hash: HashMap<u64, (usize, i64)>,
+}
 
 impl Prints {
     /// `hz` is the scale of the stamps.
     pub(crate) fn push(&mut self, print: Print, hz: u32) {
-        if self.0.back().is_some_and(|last| last.dts >= print.dts) {
+        if self.units.back().is_some_and(|last| last.dts >= print.dts) {
             return; // the timeline lets nothing go backwards; what would is not remembered
         }
-        self.0.push_back(print);
+        self.units.push_back(print);
+        let (count, last) = self.by_hash.entry(print.hash).or_default();
+        (*count, *last) = (*count + 1, print.dts);
         let span = SPAN_SECONDS * i64::from(hz);
-        while self.0.len() > PRINTS_MAX
-            || self.0.front().is_some_and(|first| print.dts.saturating_sub(first.dts) > span)
+        while let Some(first) = self.units.pop_front_if(|first| print.dts.saturating_sub(first.dts) > span) {
+            self.forget(first.hash);
+        }
+        if self.units.len() > PRINTS_MAX
+            && let Some(first) = self.units.pop_front()
         {
-            self.0.pop_front();
+            self.forget(first.hash);
         }
     }
 
     pub(crate) fn clear(&mut self) {
-        self.0.clear();
+        self.units.clear();
+        self.by_hash.clear();
     }
 
-    /// The one unit with this hash; none where several have it.
-    pub(crate) fn unique(&self, hash: u64) -> Option<&Print> {
-        let mut found = self.0.iter().filter(|print| print.hash == hash);
-        found.next().filter(|_| found.next().is_none())
+    fn forget(&mut self, hash: u64) {
+        let Some((count, _)) = self.by_hash.get_mut(&hash) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.by_hash.remove(&hash);
+        }
+    }
+
+    /// When the one unit with this hash was; none where several have it.
+    pub(crate) fn unique(&self, hash: u64) -> Option<i64> {
+        self.by_hash.get(&hash).filter(|(count, _)| *count == 1).map(|(_, dts)| *dts)
     }
 
     /// The unit at this time, give or take; the nearest.
     pub(crate) fn near(&self, dts: i64, tolerance: i64) -> Option<&Print> {
-        let recent = self.0.iter().rev().take_while(|print| print.dts >= dts.saturating_sub(tolerance));
+        let recent = self.units.iter().rev().take_while(|print| print.dts >= dts.saturating_sub(tolerance));
         recent.filter(|print| print.dts <= dts.saturating_add(tolerance)).min_by_key(|print| print.dts.abs_diff(dts))
     }
 }
@@ -133,7 +150,7 @@ impl Learner {
             self.telling_sound = self.telling_sound.saturating_add(1);
         }
         if let (Some(_), Some(twin)) = (own.unique(print.hash), emitted.unique(print.hash)) {
-            run.observe(twin.dts - print.dts, tolerance);
+            run.observe(twin - print.dts, tolerance);
         }
     }
 
@@ -141,7 +158,7 @@ impl Learner {
     pub(crate) fn on_emitted(&mut self, track: TrackKind, print: &Print, emitted: &Prints, tolerance: i64) {
         let (Some(own), Some(run)) = (self.own.get(place(track)), self.runs.get_mut(place(track))) else { return };
         if let (Some(twin), Some(_)) = (own.unique(print.hash), emitted.unique(print.hash)) {
-            run.observe(print.dts - twin.dts, tolerance);
+            run.observe(print.dts - twin, tolerance);
         }
     }
 

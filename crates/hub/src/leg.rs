@@ -335,7 +335,9 @@ impl Leg {
             self.last_report = at.now;
             leg.observed = self.observer.snapshot();
             leg.repairs = self.timeline.repairs();
-            leg.weakness = self.vitals.look(at.now, leg.repairs, leg.transport.unwrap_or_default());
+            let measured = self.vitals.look(at.now, leg.repairs, leg.transport.unwrap_or_default());
+            // What is seen says more than what it does to the bit rate.
+            leg.weakness = leg.seen.clone().or(measured.map(|(_, evidence)| evidence));
         }
         drop(shared);
         self.ready = ready;

@@ -8,9 +8,9 @@ use tokio::sync::watch;
 use crate::observe::{Advice, Observed};
 use crate::program::{CopyFigures, Program};
 use crate::report::{Link, Marker, Publisher, SLATE_RANK, Transport};
+use crate::sample::Newest;
 use crate::standby::Standby;
 use crate::timeline::Repairs;
-use crate::vitals::Weakness;
 
 /// How a leg does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,8 +110,12 @@ pub(crate) struct LegRecord {
     /// As it was told last.
     pub(crate) state: LegState,
     pub(crate) standby: Standby,
-    /// What is wrong with what it brings.
-    pub(crate) weakness: Option<(Weakness, String)>,
+    /// What is wrong with what it brings, in words.
+    pub(crate) weakness: Option<String>,
+    /// What is wrong with it when it is looked at and listened to.
+    pub(crate) seen: Option<String>,
+    /// What was not looked at yet, where somebody does.
+    pub(crate) newest: Newest,
     pub(crate) observed: Observed,
     pub(crate) repairs: Repairs,
     pub(crate) transport: Option<Transport>,
@@ -138,6 +142,8 @@ impl LegRecord {
             state: LegState::Waiting,
             standby: Standby::new(now),
             weakness: None,
+            seen: None,
+            newest: Newest::default(),
             observed: Observed::default(),
             repairs: Repairs::default(),
             transport: None,
@@ -211,7 +217,7 @@ impl LegRecord {
             connected_for: now.saturating_duration_since(self.began),
             silent_for: self.last_media.map(|last| now.saturating_duration_since(last)),
             observed: self.observed.clone(),
-            weakness: self.weakness.as_ref().map(|(_, evidence)| evidence.clone()),
+            weakness: self.weakness.clone(),
             repairs: self.repairs,
             transport: self.transport,
             copy: program.copy_figures(self.id),

@@ -15,6 +15,7 @@ mod observe;
 mod program;
 mod report;
 mod ring;
+mod sample;
 mod standby;
 mod stream;
 mod switch;
@@ -37,10 +38,10 @@ pub use observe::{Advice, Observed, lint};
 pub use program::{Arrival, CopyFigures, ProgramStats};
 pub use report::{Link, Marker, MarkerKind, Publisher, SLATE_RANK, Transport};
 pub use ring::{Entry, Item, Tracks};
+pub use sample::Sample;
 pub use stream::{PublishError, SecondPublisher, Stream, StreamState, StreamStatus, Subscriber};
 pub use switch::UnknownLeg;
 pub use timeline::{Repaired, Repairs, Timeline};
-pub use vitals::Weakness;
 
 /// Settings of the hub.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +60,8 @@ pub struct HubConfig {
     pub merge_window: Duration,
     /// When the units of copies are emitted.
     pub merge_mode: MergeMode,
+    /// Whether the newest of each leg is kept for whoever decodes it: [`Stream::samples`].
+    pub keeps_samples: bool,
     /// How long a preferred leg must have been healthy before the program returns to it.
     pub hold_down: Duration,
 }
@@ -73,6 +76,7 @@ impl Default for HubConfig {
             second_publisher: SecondPublisher::Backup,
             merge_window: Duration::from_millis(200),
             merge_mode: MergeMode::Swift,
+            keeps_samples: false,
             hold_down: Duration::from_secs(10),
         }
     }

@@ -328,13 +328,13 @@ impl Program {
     /// a row by as much. Rounding is left alone, so that nothing accumulates.
     fn drift(&mut self, index: usize, held: &Held, tolerance: i64) -> Option<i64> {
         let (track, hash) = (held.unit.track, held.hash.filter(|_| !held.is_stand_in)?);
-        let twin = *self.copies.prints(track).unique(hash)?;
-        if self.scale(track).nanos(twin.dts - held.unit.dts.0).saturating_abs() > DRIFT_NANOS_MAX {
+        let twin = self.copies.prints(track).unique(hash)?;
+        if self.scale(track).nanos(twin - held.unit.dts.0).saturating_abs() > DRIFT_NANOS_MAX {
             return None; // it was shown before: that is no drift
         }
         let feed = self.feeds.get_mut(index)?;
         let run = feed.drift.get_mut(place(track))?;
-        let off = twin.dts - held.unit.dts.0;
+        let off = twin - held.unit.dts.0;
         if off.saturating_abs() <= tolerance / 2 {
             run.restart();
             return None;

@@ -18,6 +18,7 @@ use crate::observe::{Advice, Observed, lint};
 use crate::program::{Arrival, Program, ProgramStats};
 use crate::report::{Link, Marker, Publisher, Transport};
 use crate::ring::{Entry, Found, Item, Tracks};
+use crate::sample::Sample;
 use crate::switch::Cause;
 use crate::timeline::Repairs;
 
@@ -426,24 +427,54 @@ impl Stream {
         });
     }
 
+    /// What each source that delivers has brought since this was asked last; empty unless [`crate::HubConfig::keeps_samples`].
+    pub fn samples(&self, now: Instant) -> Vec<Sample> {
+        let mut shared = self.shared.lock();
+        let suspect_after = self.suspect_after(&shared);
+        let keeps = self.config.keeps_samples && shared.state != StreamState::Ended;
+        let legs = shared.legs.iter_mut().filter(|leg| keeps && !leg.is_slate() && leg.delivers(now, suspect_after));
+        legs.map(|leg| leg.newest.take(leg.id, &leg.standby.tracks)).collect()
+    }
+
+    /// What whoever decodes the samples found wrong with a leg, in words, or that nothing is; all legs at once, so that one does not give
+    /// way to another that does no better.
+    pub fn set_seen(&self, at: Arrival, seen: &[(u64, Option<String>)]) {
+        let mut shared = self.shared.lock();
+        for (id, seen) in seen {
+            let Some(leg) = shared.leg_mut(*id) else { continue };
+            if seen.is_some() || leg.weakness == leg.seen {
+                leg.weakness.clone_from(seen);
+            }
+            leg.seen.clone_from(seen);
+        }
+        self.emitting(&mut shared, at, |shared| self.consider(shared, at));
+    }
+
     fn keep_or_show(&self, shared: &mut Shared, at: Arrival, id: u64, ready: impl Iterator<Item = Ready>) {
         let Shared { program, legs, .. } = shared;
         let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) else { return };
         let feeds = program.feeds().count();
         for item in ready {
-            match item {
+            let incoming = match item {
                 Ready::Config(config) => {
+                    leg.newest.clear(config.kind());
                     program.config(id, config.clone());
                     leg.standby.config(config);
+                    continue;
                 }
-                Ready::Unit(incoming) if program.is_fed_by(id) => program.unit(at, id, incoming),
-                Ready::Unit(incoming) => {
-                    if !leg.is_disabled {
-                        program.observe(at, id, &leg.standby.tracks, &incoming);
-                    }
-                    leg.standby.push(at, incoming);
-                }
+                Ready::Unit(incoming) => incoming,
+            };
+            if self.config.keeps_samples {
+                leg.newest.keep(&incoming);
             }
+            if program.is_fed_by(id) {
+                program.unit(at, id, incoming);
+                continue;
+            }
+            if !leg.is_disabled {
+                program.observe(at, id, &leg.standby.tracks, &incoming);
+            }
+            leg.standby.push(at, incoming);
         }
         if program.feeds().count() < feeds {
             let text = format!("{} has other sound now: copies of it are looked for anew", leg.describe());

@@ -167,7 +167,7 @@ impl Stream {
             }
             (SwitchReason::Closed, Some(id), _) => write!(text, ": the peer of leg {id} closed"),
             (SwitchReason::Degraded, Some(id), _) => {
-                let evidence = shared.leg(id).and_then(|leg| leg.weakness.as_ref()).map_or("", |(_, text)| text);
+                let evidence = shared.leg(id).and_then(|leg| leg.weakness.as_deref()).unwrap_or_default();
                 write!(text, ": leg {id} brought {evidence}")
             }
             (SwitchReason::Preferred, ..) => {
@@ -263,7 +263,7 @@ impl Stream {
             let evidence = match state {
                 LegState::Dead if leg.has_hung_up => ": its peer has closed".into(),
                 LegState::Suspect if leg.silence(at.now) < suspect_after => {
-                    leg.weakness.as_ref().map(|(_, text)| format!(": {text}")).unwrap_or_default()
+                    leg.weakness.as_ref().map(|text| format!(": {text}")).unwrap_or_default()
                 }
                 LegState::Suspect | LegState::Dead => format!(": nothing for {} ms", leg.silence(at.now).as_millis()),
                 _ => String::new(),

@@ -24,7 +24,7 @@ const LOST_MIN: u64 = 10;
 
 /// What is wrong with a leg that delivers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weakness {
+pub(crate) enum Weakness {
     /// Fewer than half of its usual pictures.
     FrameRate,
     /// Less than a tenth of its usual bits.

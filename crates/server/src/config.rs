@@ -4,6 +4,7 @@
 //! environment variables win over the file.
 
 mod contribution;
+mod sampling;
 mod slate;
 mod webhook;
 
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use crate::webhooks::Webhook;
 use delivery::DeliveryConfig;
-use gateway::{RtmpPull, SlateSettings, SrtCall, SrtSettings, UdpStream};
+use gateway::{RtmpPull, SamplingSettings, SlateSettings, SrtCall, SrtSettings, UdpStream};
 use hls::PackagerConfig;
 use hub::{HubConfig, MergeMode, SecondPublisher};
 use listen::ConnectionLimits;
@@ -25,6 +26,7 @@ pub use contribution::{
     UdpStreamTable, UdpTable,
 };
 
+pub use sampling::SamplingTable;
 pub use slate::{AlwaysOnTable, SlateTable};
 pub use webhook::WebhookTable;
 
@@ -50,6 +52,8 @@ pub struct ConfigFile {
     pub mpegts: MpegtsTable,
     /// `[streams]`
     pub streams: StreamsTable,
+    /// `[sampling]`
+    pub sampling: SamplingTable,
     /// `[slate]`
     pub slate: SlateTable,
     /// `[[always_on]]`
@@ -189,6 +193,7 @@ impl StreamsTable {
         let millis = |key, got, low, high| range(key, got, low, high).map(Duration::from_millis);
         let seconds = |key, got, low, high| range(key, got, low, high).map(Duration::from_secs);
         Ok(HubConfig {
+            keeps_samples: false, // [sampling] says
             takeover_after: millis("streams.takeover_after_ms", self.takeover_after_ms, 100, 60_000)?,
             silent_after: millis("streams.silent_after_ms", self.silent_after_ms, 500, 60_000)?,
             hold: seconds("streams.hold_seconds", self.hold_seconds, 0, 86_400)?,
@@ -351,6 +356,8 @@ pub struct Config {
     pub udp: (Vec<UdpStream>, Vec<UdpStream>),
     /// By stream: which program of its transport stream is taken.
     pub programs: HashMap<media::StreamName, u16>,
+    /// Whether the legs are looked at.
+    pub sampling: Option<SamplingSettings>,
     /// What viewers see while nobody publishes.
     pub slates: Option<SlateSettings>,
     /// Programs that are told what happens.
@@ -530,7 +537,8 @@ impl TryFrom<ConfigFile> for Config {
                 HlsProfile::Lan => Duration::ZERO, // the packager keeps three times PART-TARGET in any case
             },
         };
-        let hub = file.streams.hub()?;
+        let sampling = file.sampling.settings(&file.slate)?;
+        let hub = HubConfig { keeps_samples: sampling.is_some(), ..file.streams.hub()? };
         let limits = &file.limits;
         let connections = |key, got| count(key, got, 1_000_000);
         let delivery = DeliveryConfig {
@@ -559,6 +567,7 @@ impl TryFrom<ConfigFile> for Config {
         let state = file.state.unwrap_or_default();
         Ok(Self {
             webhooks: file.webhook.iter().map(WebhookTable::webhook).collect::<Result<_, _>>()?,
+            sampling,
             slates: file.slate.settings(&file.always_on, &state)?,
             state,
             http: listen(file.listen.http),

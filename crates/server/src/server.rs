@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use control::{Api, DeliveryFigures, DrainRequest, EraRow, KeyPurpose, Store};
 use delivery::{Delivery, EraRecord, EraStore, Saving, Surroundings};
-use gateway::{Doors, Draining, Gateway, Grant, RtmpPull, SrtCall, UdpStream};
+use gateway::{Doors, Draining, Gateway, Grant, RtmpPull, SamplingSettings, SlateSettings, SrtCall, UdpStream};
 use hub::{Arrival, Hub};
 use media::{PlayRefusal, Playback, StreamKey, StreamName};
 use serde::{Deserialize, Serialize};
@@ -280,8 +280,8 @@ impl Server {
         if let Some(socket) = srt {
             gateway.serve_srt(socket, config.srt_settings).context("cannot serve SRT")?;
         }
-        config.slates.into_iter().for_each(|slates| gateway.run_slates(slates));
-        start_configured(&gateway, config.udp, (config.rtmp_pulls, config.srt_calls)).await?;
+        let lookers = (config.slates, config.sampling);
+        start_configured(&gateway, config.udp, (config.rtmp_pulls, config.srt_calls), lookers).await?;
         if let Some(certificate) = certificate {
             serve_tls(&certificate, (https, rtmps), &delivery, &gateway)?;
             tracker.spawn(certificate.watch(draining.clone()));
@@ -398,12 +398,15 @@ fn serve_tls(
     Ok(())
 }
 
-/// Sources and destinations that the configuration names.
+/// Sources and destinations that the configuration names, and what stands in for them and looks at them.
 async fn start_configured(
     gateway: &Gateway,
     (inputs, outputs): (Vec<UdpStream>, Vec<UdpStream>),
     (pulls, calls): (Vec<RtmpPull>, Vec<SrtCall>),
+    (slates, sampling): (Option<SlateSettings>, Option<SamplingSettings>),
 ) -> anyhow::Result<()> {
+    slates.into_iter().for_each(|slates| gateway.run_slates(slates));
+    sampling.into_iter().for_each(|sampling| gateway.run_sampling(sampling));
     for input in inputs {
         let address = input.address;
         gateway.receive_udp(input).await.with_context(|| format!("cannot receive on {address} (UDP)"))?;

@@ -216,6 +216,16 @@ pub enum WebhookOutcome {
     missed,
 }
 
+/// What became of a look at what a leg brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "label values are written as they are named")]
+pub enum SampleOutcome {
+    /// It was decoded.
+    decoded,
+    /// It could not be.
+    failed,
+}
+
 /// What an HTTP request was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "label values are written as they are named")]
@@ -266,6 +276,12 @@ struct WebhookLabels {
     outcome: WebhookOutcome,
 }
 
+/// Outcome of a look.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SampleLabels {
+    outcome: SampleOutcome,
+}
+
 /// Reason of a switch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SwitchLabels {
@@ -312,6 +328,7 @@ pub struct Metrics {
     http_requests: Family<HttpLabels, Counter>,
     switches: Family<SwitchLabels, Counter>,
     webhooks: Family<WebhookLabels, Counter>,
+    samples: Family<SampleLabels, Counter>,
     /// Program time without a picture at a switch.
     pub switch_gap_seconds: Histogram,
     /// Events that could not be kept.
@@ -406,6 +423,7 @@ impl Metrics {
             ts_markers: Family::default(),
             http_requests: Family::default(),
             switches: Family::default(),
+            samples: Family::default(),
             webhooks: Family::default(),
             switch_gap_seconds: buckets(&[0.01, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0]),
             events_lost: Counter::default(),
@@ -424,6 +442,7 @@ impl Metrics {
     }
 
     fn register_continuity(&self, registry: &mut Registry) {
+        registry.register("samples", "Looks at what a leg brings, by outcome", self.samples.clone());
         registry.register("switches", "Times a stream changed the leg that feeds it, by reason", self.switches.clone());
         registry.register(
             "switch_gap_seconds",
@@ -487,6 +506,11 @@ impl Metrics {
         self.webhooks.get_or_create(&WebhookLabels { outcome }).inc_by(count);
     }
 
+    /// A leg was looked at.
+    pub fn sampled(&self, outcome: SampleOutcome) {
+        self.samples.get_or_create(&SampleLabels { outcome }).inc();
+    }
+
     /// A stream changed its leg.
     pub fn switched(&self, reason: SwitchReason) {
         self.switches.get_or_create(&SwitchLabels { reason }).inc();
@@ -521,6 +545,7 @@ mod tests {
         metrics.repaired(RepairKind::jump, 1);
         metrics.http_request(HttpClass::page, 200);
         metrics.switched(SwitchReason::silent);
+        metrics.sampled(SampleOutcome::decoded);
         metrics.webhook(WebhookOutcome::delivered, 1);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("to memory");

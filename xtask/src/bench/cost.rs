@@ -47,7 +47,14 @@ pub(super) fn share_of_a_core(process: u32, duration: Duration) -> anyhow::Resul
     Ok(100.0 * (processor_time(process)? - before).as_secs_f64() / duration.as_secs_f64())
 }
 
-fn names(count: usize) -> Vec<String> {
+/// A program on the first core; what loads it has the second.
+pub(super) fn on_one_core(program: &Path) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", "0"]).arg(program);
+    command
+}
+
+pub(super) fn names(count: usize) -> Vec<String> {
     (0..count).map(|index| format!("s{index}")).collect()
 }
 
@@ -63,7 +70,13 @@ pub(super) fn replay(
     replay_to(&ours.rtmp, &keys, folder, size, duration)
 }
 
-fn replay_to(rtmp: &str, keys: &[String], folder: &Path, size: Size, duration: Duration) -> anyhow::Result<Running> {
+pub(super) fn replay_to(
+    rtmp: &str,
+    keys: &[String],
+    folder: &Path,
+    size: Size,
+    duration: Duration,
+) -> anyhow::Result<Running> {
     let list = folder.join(format!("keys-{}", keys.first().map_or("", String::as_str)));
     fs::write(&list, keys.join("\n"))?;
     let mut command = Command::new("taskset");
@@ -76,11 +89,6 @@ fn replay_to(rtmp: &str, keys: &[String], folder: &Path, size: Size, duration: D
 /// The server on one core, the publishers on the other; then nginx-rtmp in our place.
 pub(super) fn publishers(folder: &Path) -> anyhow::Result<()> {
     println!("{PUBLISHERS} publishers, packaged, no viewer, the server held to one core:");
-    let on_one_core = |program: &Path| {
-        let mut command = Command::new("taskset");
-        command.args(["-c", "0"]).arg(program);
-        command
-    };
     let names = names(PUBLISHERS);
     let duration = SETTLE * 2 + MEASURE;
     for size in [Size::Small, Size::Hd] {

@@ -91,16 +91,17 @@ fn find(history: &VecDeque<i64>) -> Option<Lock> {
     let mut best: Option<(i64, Lock)> = None;
     for rate in FrameRate::COMMON {
         let frame = rate.frame_duration(Timescale::VIDEO);
-        let errors = || {
-            history.iter().map(|stamp| {
-                let offset = stamp - first;
-                offset - div_round(offset, frame) * frame
-            })
-        };
-        let (low, high) = (errors().min()?, errors().max()?);
+        // Almost every rate is refuted by a few stamps.
+        let errors = history.iter().try_fold((i64::MAX, i64::MIN), |(low, high), stamp| {
+            let offset = stamp - first;
+            let error = offset - div_round(offset, frame) * frame;
+            let (low, high) = (low.min(error), high.max(error));
+            (high - low <= SPREAD_MAX).then_some((low, high))
+        });
+        let Some((low, high)) = errors else { continue };
         let frames = div_round(last - first, frame);
         let enough = frames >= i64::try_from(HISTORY).unwrap_or(i64::MAX) - 8; // not a multiple of the true rate
-        if enough && high - low <= SPREAD_MAX && best.as_ref().is_none_or(|(spread, _)| high - low < *spread) {
+        if enough && best.as_ref().is_none_or(|(spread, _)| high - low < *spread) {
             let origin = first + i64::midpoint(low, high);
             best = Some((high - low, Lock { frame, origin, last: frames - 1 }));
         }

@@ -21,7 +21,7 @@ async fn seconds(count: f64) {
 }
 
 /// Waits until the stream has so many legs in this role.
-async fn legs(rig: &Rig, role: &str, count: usize) -> Vec<serde_json::Value> {
+pub(crate) async fn legs(rig: &Rig, role: &str, count: usize) -> Vec<serde_json::Value> {
     eventually("the legs are there", || async {
         let streams = rig.api("/api/v1/streams").await; // empty before anybody has come
         let legs = streams[0]["legs"].as_array().cloned().unwrap_or_default();
@@ -37,7 +37,7 @@ async fn both_again(rig: &Rig) {
     legs(rig, "copy", 1).await;
 }
 
-async fn events(rig: &Rig, kind: &str) -> Vec<serde_json::Value> {
+pub(crate) async fn events(rig: &Rig, kind: &str) -> Vec<serde_json::Value> {
     let events = rig.api("/api/v1/events?stream=show&limit=1000").await;
     let of_kind = events.as_array().cloned().unwrap_or_default().into_iter().filter(|event| event["kind"] == kind);
     let mut of_kind: Vec<_> = of_kind.collect();

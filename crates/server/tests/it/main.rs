@@ -12,6 +12,7 @@ mod operations;
 mod playback;
 mod refusals;
 mod rig;
+mod sampling;
 mod sources;
 mod srt;
 mod viewing;
