@@ -121,6 +121,7 @@ impl Gateway {
     /// Shows slates for streams that lose their sources, and runs those that are always on; until shutdown.
     pub fn run_slates(&self, settings: SlateSettings) {
         let gateway = self.clone();
+        make::prune(&settings.folder);
         let shelf = Shelf {
             settings,
             makers: Semaphore::new(MAKERS),

@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hub::Tracks;
 use media::{FrameRate, VideoCodec};
@@ -15,6 +15,8 @@ use super::Slate;
 const TIME_MAX: Duration = Duration::from_mins(2);
 /// Seconds of a clip that are used.
 const CLIP_SECONDS: &str = "20";
+/// Slates that nobody has needed for so long are made anew when they are.
+const KEPT_FOR: Duration = Duration::from_hours(30 * 24);
 /// Largest slate.
 const BYTES_MAX: u64 = 32 << 20;
 /// Where fonts are on most systems; without any the card has no title.
@@ -177,6 +179,9 @@ pub(super) async fn make(ffmpeg: &Path, folder: &Path, card: &Card) -> Result<Sl
     if let Ok(bytes) = tokio::fs::read(&kept).await
         && let Ok(slate) = Slate::read(&bytes, card)
     {
+        // Its age counts from its last use.
+        let file = std::fs::File::options().append(true).open(&kept);
+        let _ = file.and_then(|file| file.set_modified(SystemTime::now()));
         return Ok(slate);
     }
     tokio::fs::create_dir_all(folder).await.map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -210,4 +215,32 @@ pub(super) async fn make(ffmpeg: &Path, folder: &Path, card: &Card) -> Result<Sl
     // Whole or not at all.
     let _ = tokio::fs::rename(&draft, &kept).await;
     Ok(slate)
+}
+
+/// Deletes what nobody has needed for long.
+pub(super) fn prune(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
+        if age.is_some_and(|age| age > KEPT_FOR) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_has_needed_for_a_month_is_deleted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, age) in [("old", KEPT_FOR + Duration::from_mins(1)), ("known", KEPT_FOR - Duration::from_mins(1))] {
+            let file = std::fs::File::create(folder.path().join(name)).expect("writes");
+            file.set_modified(SystemTime::now() - age).expect("sets its age");
+        }
+        prune(folder.path());
+        prune(&folder.path().join("none"));
+        let left: Vec<_> = std::fs::read_dir(folder.path()).expect("is there").flatten().collect();
+        assert_eq!(left.iter().map(std::fs::DirEntry::file_name).collect::<Vec<_>>(), ["known"]);
+    }
 }
