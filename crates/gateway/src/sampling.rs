@@ -4,15 +4,18 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use container::fmp4;
-use hub::{Sample, Stream};
+use hub::{Sample, Stream, StreamState};
 use media::{AccessUnit, CodecConfig, StreamName, TrackKind};
 use telemetry::SampleOutcome;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::{Gateway, arrival};
@@ -30,6 +33,8 @@ const STILL_LUMA: u8 = 6;
 const AUDIBLE: u16 = 33;
 /// Looks in a row that must be good before a verdict is taken back.
 const GOOD_LOOKS: u32 = 2;
+/// Evidence is so old at most: longer than the distance of keyframes, and of looks.
+const STALE: Duration = Duration::from_mins(2);
 /// Longest time for one decode.
 const DECODE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -79,18 +84,20 @@ impl Fault {
     }
 }
 
-/// Something that is bad now, and since when.
+/// Something that is bad now.
 #[derive(Clone, Copy, Debug, Default)]
 struct Onset {
-    since: Option<Instant>,
+    /// The first and the last bad look of a row.
+    bad: Option<(Instant, Instant)>,
     good: u32,
     is_told: bool,
 }
 
 impl Onset {
     fn observe(&mut self, now: Instant, is_bad: bool) {
+        self.expire(now);
         if is_bad {
-            self.since.get_or_insert(now);
+            self.bad = Some((self.bad.map_or(now, |(first, _)| first), now));
             self.good = 0;
             return;
         }
@@ -100,9 +107,16 @@ impl Onset {
         }
     }
 
-    /// How long it has been bad.
-    fn lasts(&self, now: Instant) -> Option<Duration> {
-        self.since.map(|since| now.saturating_duration_since(since))
+    /// What nobody has seen for long is not known any more.
+    fn expire(&mut self, now: Instant) {
+        if self.bad.is_some_and(|(_, last)| now.saturating_duration_since(last) > STALE) {
+            *self = Self::default();
+        }
+    }
+
+    /// How long it has been seen to be bad: one look is no time.
+    fn lasts(&self) -> Option<Duration> {
+        self.bad.map(|(first, last)| last.saturating_duration_since(first))
     }
 }
 
@@ -131,19 +145,24 @@ impl Watched {
     }
 }
 
-/// What is wrong with each leg of a stream. Where several legs become bad in the same way, one a little after the other, it is what
-/// they all show: none is called bad before the last of them is.
-fn verdicts(now: Instant, settings: &SamplingSettings, legs: &mut HashMap<u64, Watched>) -> Vec<(u64, Option<String>)> {
-    let mut verdicts: Vec<(u64, Option<String>)> = legs.keys().map(|id| (*id, None)).collect();
+/// What is wrong with each leg of a stream that delivers. Where several legs become bad in the same way, one a little after the other,
+/// it is what they all show: none is called bad before the last of them is.
+fn verdicts(
+    now: Instant,
+    settings: &SamplingSettings,
+    delivering: &[u64],
+    legs: &mut HashMap<u64, Watched>,
+) -> Vec<(u64, Option<String>)> {
+    legs.values_mut().flat_map(|leg| &mut leg.onsets).for_each(|onset| onset.expire(now));
+    let mut verdicts: Vec<(u64, Option<String>)> = delivering.iter().map(|id| (*id, None)).collect();
     for (index, fault) in Fault::ALL.into_iter().enumerate() {
         let Some(limit) = settings.limit(fault) else { continue };
-        let lasts = |leg: &Watched| leg.onsets[index].lasts(now);
-        let is_due = |leg: &Watched| lasts(leg).is_some_and(|lasts| lasts >= limit);
-        let is_spreading = legs.values().any(|leg| lasts(leg).is_some() && !is_due(leg));
+        let is_spreading =
+            delivering.iter().filter_map(|id| legs.get(id)?.onsets[index].lasts()).any(|lasts| lasts < limit);
         for (id, verdict) in &mut verdicts {
             let Some(leg) = legs.get_mut(id) else { continue };
             let onset = &mut leg.onsets[index];
-            let Some(lasts) = onset.lasts(now) else { continue };
+            let Some(lasts) = onset.lasts() else { continue };
             onset.is_told |= lasts >= limit && !is_spreading;
             if onset.is_told && verdict.is_none() {
                 *verdict = Some(format!("{} for {} s", fault.words(), lasts.as_secs()));
@@ -160,79 +179,89 @@ impl Gateway {
         self.tracker.spawn(async move {
             let shutdown = gateway.shutdown.clone();
             tokio::select! {
-                () = gateway.sample(settings) => {}
+                () = gateway.sample_streams(Arc::new(settings)) => {}
                 () = shutdown.cancelled() => {}
             }
         });
     }
 
-    async fn sample(&self, settings: SamplingSettings) {
-        let mut watched: HashMap<StreamName, HashMap<u64, Watched>> = HashMap::new();
-        let mut has_warned = false;
+    /// Each stream by itself, so that none waits for another one.
+    async fn sample_streams(&self, settings: Arc<SamplingSettings>) {
+        let decoders = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let decoders = Arc::new(Semaphore::new(decoders));
+        let mut known: HashMap<StreamName, Arc<Stream>> = HashMap::new();
+        let mut tasks = JoinSet::new();
         loop {
-            let next = tokio::time::Instant::now() + settings.interval;
             let streams = self.hub.streams();
-            watched.retain(|name, _| streams.iter().any(|stream| stream.name() == name));
+            known.retain(|name, _| streams.iter().any(|stream| stream.name() == name));
             for stream in streams {
-                let legs = watched.entry(stream.name().clone()).or_default();
-                if let Err(error) = self.look_at(&stream, &settings, legs).await
-                    && !std::mem::replace(&mut has_warned, true)
-                {
-                    warn!(stream = %stream.name(), error, "what a leg brings cannot be looked at");
+                let before = known.insert(stream.name().clone(), Arc::clone(&stream));
+                if before.is_none_or(|before| !Arc::ptr_eq(&before, &stream)) {
+                    let (settings, decoders) = (Arc::clone(&settings), Arc::clone(&decoders));
+                    tasks.spawn(self.clone().sample(stream, settings, decoders));
                 }
             }
+            while tasks.try_join_next().is_some() {}
+            tokio::time::sleep(settings.interval).await;
+        }
+    }
+
+    /// Until the stream has ended.
+    async fn sample(self, stream: Arc<Stream>, settings: Arc<SamplingSettings>, decoders: Arc<Semaphore>) {
+        let mut legs: HashMap<u64, Watched> = HashMap::new();
+        let mut has_warned = false;
+        while stream.state() != StreamState::Ended {
+            let next = tokio::time::Instant::now() + settings.interval;
+            let samples = stream.samples(Instant::now());
+            legs.retain(|id, _| samples.iter().any(|sample| sample.leg == *id));
+            let delivering: Vec<u64> =
+                samples.iter().filter(|sample| sample.delivers).map(|sample| sample.leg).collect();
+            for sample in samples {
+                let leg = legs.entry(sample.leg).or_default();
+                let Ok(_turn) = decoders.acquire().await else { return };
+                for outcome in look(&settings, leg, sample).await {
+                    let counted = if outcome.is_ok() { SampleOutcome::decoded } else { SampleOutcome::failed };
+                    self.metrics.sampled(counted);
+                    if let Err(error) = outcome
+                        && !std::mem::replace(&mut has_warned, true)
+                    {
+                        warn!(stream = %stream.name(), error, "what a leg brings cannot be looked at");
+                    }
+                }
+            }
+            stream.set_seen(arrival(), &verdicts(Instant::now(), &settings, &delivering, &mut legs));
             tokio::time::sleep_until(next).await;
         }
     }
-
-    async fn look_at(
-        &self,
-        stream: &Stream,
-        settings: &SamplingSettings,
-        legs: &mut HashMap<u64, Watched>,
-    ) -> Result<(), String> {
-        let samples = stream.samples(Instant::now());
-        legs.retain(|id, _| samples.iter().any(|sample| sample.leg == *id));
-        let mut outcome = Ok(());
-        for sample in samples {
-            let leg = legs.entry(sample.leg).or_default();
-            let looked = look(settings, leg, sample).await;
-            let counted = if looked.is_ok() { SampleOutcome::decoded } else { SampleOutcome::failed };
-            self.metrics.sampled(counted);
-            outcome = outcome.and(looked);
-        }
-        if !legs.is_empty() {
-            stream.set_seen(arrival(), &verdicts(Instant::now(), settings, legs));
-        }
-        outcome
-    }
 }
 
-async fn look(settings: &SamplingSettings, leg: &mut Watched, sample: Sample) -> Result<(), String> {
+/// Looks and listens, as far as there is something; how each went.
+async fn look(settings: &SamplingSettings, leg: &mut Watched, sample: Sample) -> Vec<Result<(), String>> {
     let Sample { tracks, picture, sound, .. } = sample;
+    let mut outcomes = Vec::new();
     let sees = settings.black.is_some() || settings.frozen.is_some();
     if let Some(config) = tracks.config(TrackKind::Video)
         && let Some(picture) = picture.filter(|_| sees)
     {
         let small = format!("scale={WIDTH}:{HEIGHT}:flags=area,format=gray");
         let arguments = ["-vf", &small, "-frames:v", "1", "-f", "rawvideo"];
-        let pixels = decode(&settings.ffmpeg, &config, &[picture], &arguments).await?;
-        if pixels.len() != WIDTH * HEIGHT {
-            return Err("FFmpeg decodes no picture".into());
-        }
-        leg.look(Instant::now(), pixels);
+        let pixels = decode(&settings.ffmpeg, &config, &[picture], &arguments).await;
+        let pixels = pixels.and_then(|pixels| {
+            let is_whole = pixels.len() == WIDTH * HEIGHT;
+            if is_whole { Ok(pixels) } else { Err("FFmpeg decodes no picture".into()) }
+        });
+        outcomes.push(pixels.map(|pixels| leg.look(Instant::now(), pixels)));
     }
     if let Some(config) = tracks.config(TrackKind::Audio)
         && settings.silent.is_some()
         && !sound.is_empty()
     {
-        let samples = decode(&settings.ffmpeg, &config, &sound, &["-f", "s16le"]).await?;
-        if samples.is_empty() {
-            return Err("FFmpeg decodes no sound".into());
-        }
-        leg.listen(Instant::now(), &samples);
+        let samples = decode(&settings.ffmpeg, &config, &sound, &["-f", "s16le"]).await;
+        let samples = samples
+            .and_then(|samples| if samples.is_empty() { Err("FFmpeg decodes no sound".into()) } else { Ok(samples) });
+        outcomes.push(samples.map(|samples| leg.listen(Instant::now(), &samples)));
     }
-    Ok(())
+    outcomes
 }
 
 /// What FFmpeg makes of a few units.
@@ -305,7 +334,7 @@ mod tests {
                 let moving = u8::try_from(60 + second % 2 * 100).expect("small");
                 leg.look(now, vec![show(second, *id).unwrap_or(moving); WIDTH * HEIGHT]);
             }
-            let verdicts: HashMap<_, _> = verdicts(now, &settings, &mut legs).into_iter().collect();
+            let verdicts: HashMap<_, _> = verdicts(now, &settings, &[0, 1], &mut legs).into_iter().collect();
             all.push([0, 1].map(|id| {
                 Fault::ALL
                     .into_iter()
@@ -329,7 +358,7 @@ mod tests {
         let bright = |count: usize| {
             let mut leg = Watched::default();
             leg.look(Instant::now(), (0..WIDTH * HEIGHT).map(|at| if at < count { 200 } else { 16 }).collect());
-            leg.onsets[0].since.is_none()
+            leg.onsets[0].bad.is_none()
         };
         assert!(!bright(WIDTH));
         assert!(bright(5 * WIDTH));
@@ -352,14 +381,33 @@ mod tests {
     }
 
     #[test]
+    fn one_black_picture_is_no_fault_however_long_no_other_one_comes() {
+        let (began, settings) = (Instant::now(), settings());
+        let mut legs: HashMap<u64, Watched> = [(0, Watched::default())].into();
+        let mut at = |second: u32, luma: Option<u8>, delivering: &[u64]| {
+            let now = began + second * SECOND;
+            if let Some(luma) = luma {
+                legs.get_mut(&0).expect("there").look(now, vec![luma; WIDTH * HEIGHT]);
+            }
+            verdicts(now, &settings, delivering, &mut legs).first().is_some_and(|(_, verdict)| verdict.is_some())
+        };
+        assert!(!at(0, Some(16), &[0]));
+        assert!(!at(9, None, &[0]));
+        assert!(at(10, Some(16), &[0]), "two, ten seconds apart");
+        assert!(!at(11, None, &[]), "it does not deliver: nothing is said");
+        assert!(at(12, None, &[0]), "and nothing is forgotten by that");
+        assert!(!at(131, None, &[0]), "nobody has seen it for two minutes");
+    }
+
+    #[test]
     fn quiet_sound_is_sound() {
         let (now, mut leg) = (Instant::now(), Watched::default());
         let tone = |peak: i16| [peak.to_le_bytes(), (-peak).to_le_bytes(), [0, 0]].concat();
         leg.listen(now, &tone(20));
-        assert!(leg.onsets[2].since.is_some());
+        assert!(leg.onsets[2].bad.is_some());
         leg.listen(now, &tone(40));
-        assert!(leg.onsets[2].since.is_none());
+        assert!(leg.onsets[2].bad.is_none());
         leg.listen(now, &[]);
-        assert!(leg.onsets[2].since.is_none(), "nothing was decoded");
+        assert!(leg.onsets[2].bad.is_none(), "nothing was decoded");
     }
 }

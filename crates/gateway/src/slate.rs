@@ -6,7 +6,7 @@
 mod make;
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ use make::{Card, Format};
 const MAKERS: usize = 1;
 /// Slates that are kept in memory.
 const KEPT_MAX: usize = 64;
+/// From the start until old slates are deleted.
+const PRUNE_AFTER: Duration = Duration::from_hours(1);
 /// Before a slate that could not be made is tried again.
 const RETRY: Duration = Duration::from_secs(10);
 /// A source must feed the stream for so long before its slate is put away.
@@ -121,7 +123,7 @@ impl Gateway {
     /// Shows slates for streams that lose their sources, and runs those that are always on; until shutdown.
     pub fn run_slates(&self, settings: SlateSettings) {
         let gateway = self.clone();
-        make::prune(&settings.folder);
+        let folder = settings.folder.clone();
         let shelf = Shelf {
             settings,
             makers: Semaphore::new(MAKERS),
@@ -134,6 +136,7 @@ impl Gateway {
             let shutdown = gateway.shutdown.clone();
             tokio::select! {
                 () = gateway.watch_streams(Arc::new(shelf)) => {}
+                () = prune_later(&folder) => {}
                 () = shutdown.cancelled() => {}
             }
         });
@@ -255,6 +258,13 @@ impl Gateway {
         Showing::new(leg, slate, &tracks, began).run(stream).await;
         true
     }
+}
+
+/// Deletes old slates when those that are needed have been read, which makes them young. Never returns.
+async fn prune_later(folder: &Path) {
+    tokio::time::sleep(PRUNE_AFTER).await;
+    make::prune(folder);
+    std::future::pending::<()>().await;
 }
 
 /// Makes the slate of a stream before it is needed.

@@ -4,9 +4,11 @@
 //! What a playlist *should* be is not judged here. Unknown tags are passed over (rfc8216bis §6.3.1). Times are nanoseconds.
 
 mod attributes;
+mod define;
 mod media;
 mod multivariant;
 
+pub use define::{Outside, Variables};
 pub use media::{
     ByteRange, DateRange, Hint, HintKind, Map, MediaPlaylist, Part, PlaylistKind, RenditionReport, Segment,
     ServerControl,
@@ -65,6 +67,14 @@ impl Playlist {
     /// # Errors
     /// It is none, or longer than [`PLAYLIST_BYTES_MAX`]. Smaller things are told in `faults`.
     pub fn parse(body: &[u8]) -> Result<Self, ReadError> {
+        Self::parse_with(body, Outside::default())
+    }
+
+    /// Likewise, with what its variables may be taken from. spec: rfc8216bis §4.4.2.3
+    ///
+    /// # Errors
+    /// As [`Playlist::parse`]; with the values in place of variables it is longer than [`PLAYLIST_BYTES_MAX`].
+    pub fn parse_with(body: &[u8], outside: Outside<'_>) -> Result<Self, ReadError> {
         if body.len() > PLAYLIST_BYTES_MAX {
             return Err(ReadError::TooLong(body.len()));
         }
@@ -72,13 +82,18 @@ impl Playlist {
         if text.lines().next() != Some("#EXTM3U") {
             return Err(ReadError::NoPlaylist);
         }
+        let mut faults = Faults::default();
+        let (text, variables) = define::substitute(text, outside, &mut faults)?;
         let has = |tags: &[&str]| text.lines().any(|line| tags.contains(&name_of(line)));
         match (
             has(&["#EXT-X-STREAM-INF", "#EXT-X-I-FRAME-STREAM-INF", "#EXT-X-MEDIA"]),
             has(&["#EXT-X-TARGETDURATION", "#EXTINF", "#EXT-X-PART"]),
         ) {
-            (true, false) => Ok(Self::Multivariant(multivariant::parse(text))),
-            (false, true) => Ok(Self::Media(media::parse(text))),
+            (true, false) => {
+                let playlist = multivariant::parse(&text, faults);
+                Ok(Self::Multivariant(MultivariantPlaylist { variables, ..playlist }))
+            }
+            (false, true) => Ok(Self::Media(media::parse(&text, faults))),
             (true, true) | (false, false) => Err(ReadError::NeitherKind),
         }
     }

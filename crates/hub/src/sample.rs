@@ -9,12 +9,16 @@ use crate::standby::Incoming;
 
 /// Frames of sound that are kept: 5 s at 200 a second, and longer at the usual rates.
 const SOUND_MAX: usize = 1000;
+/// Most bytes of them: 30 s at 1 Mbit/s.
+const SOUND_BYTES_MAX: usize = 4 << 20;
 
 /// A picture that decodes alone, and the sound since the sample before.
 #[derive(Clone, Debug)]
 pub struct Sample {
     /// The leg.
     pub leg: u64,
+    /// It is not silent.
+    pub delivers: bool,
     /// How the units are coded.
     pub tracks: Tracks,
     /// The newest random access point, where one came since the sample before.
@@ -28,6 +32,7 @@ pub struct Sample {
 pub(crate) struct Newest {
     picture: Option<AccessUnit>,
     sound: VecDeque<AccessUnit>,
+    sound_bytes: usize,
 }
 
 impl Newest {
@@ -38,10 +43,12 @@ impl Newest {
             // Silence in place of sound is no sound that somebody sends.
             TrackKind::Audio if incoming.is_stand_in => {}
             TrackKind::Audio => {
-                if self.sound.len() == SOUND_MAX {
-                    self.sound.pop_front();
-                }
+                self.sound_bytes += incoming.unit.payload.len();
                 self.sound.push_back(incoming.unit.clone());
+                while self.sound.len() > SOUND_MAX || self.sound_bytes > SOUND_BYTES_MAX {
+                    let Some(oldest) = self.sound.pop_front() else { break };
+                    self.sound_bytes -= oldest.payload.len();
+                }
             }
         }
     }
@@ -50,12 +57,12 @@ impl Newest {
     pub(crate) fn clear(&mut self, track: TrackKind) {
         match track {
             TrackKind::Video => self.picture = None,
-            TrackKind::Audio => self.sound.clear(),
+            TrackKind::Audio => (self.sound, self.sound_bytes) = (VecDeque::new(), 0),
         }
     }
 
-    pub(crate) fn take(&mut self, leg: u64, tracks: &Tracks) -> Sample {
-        let Self { picture, sound } = std::mem::take(self);
-        Sample { leg, tracks: tracks.clone(), picture, sound: sound.into() }
+    pub(crate) fn take(&mut self, leg: u64, delivers: bool, tracks: &Tracks) -> Sample {
+        let Self { picture, sound, .. } = std::mem::take(self);
+        Sample { leg, delivers, tracks: tracks.clone(), picture, sound: sound.into() }
     }
 }

@@ -427,19 +427,26 @@ impl Stream {
         });
     }
 
-    /// What each source that delivers has brought since this was asked last; empty unless [`crate::HubConfig::keeps_samples`].
+    /// What each source has brought since this was asked last; empty unless [`crate::HubConfig::keeps_samples`].
     pub fn samples(&self, now: Instant) -> Vec<Sample> {
         let mut shared = self.shared.lock();
         let suspect_after = self.suspect_after(&shared);
         let keeps = self.config.keeps_samples && shared.state != StreamState::Ended;
-        let legs = shared.legs.iter_mut().filter(|leg| keeps && !leg.is_slate() && leg.delivers(now, suspect_after));
-        legs.map(|leg| leg.newest.take(leg.id, &leg.standby.tracks)).collect()
+        let legs = shared.legs.iter_mut().filter(|leg| keeps && !leg.is_slate());
+        legs.map(|leg| {
+            let delivers = leg.delivers(now, suspect_after);
+            leg.newest.take(leg.id, delivers, &leg.standby.tracks)
+        })
+        .collect()
     }
 
     /// What whoever decodes the samples found wrong with a leg, in words, or that nothing is; all legs at once, so that one does not give
     /// way to another that does no better.
     pub fn set_seen(&self, at: Arrival, seen: &[(u64, Option<String>)]) {
         let mut shared = self.shared.lock();
+        if shared.state == StreamState::Ended {
+            return;
+        }
         for (id, seen) in seen {
             let Some(leg) = shared.leg_mut(*id) else { continue };
             if seen.is_some() || leg.weakness == leg.seen {
@@ -464,7 +471,7 @@ impl Stream {
                 }
                 Ready::Unit(incoming) => incoming,
             };
-            if self.config.keeps_samples {
+            if self.config.keeps_samples && !leg.is_slate() && !leg.is_disabled {
                 leg.newest.keep(&incoming);
             }
             if program.is_fed_by(id) {

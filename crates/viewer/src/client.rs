@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use flate2::read::GzDecoder;
-use hls::read::{ByteRange, PLAYLIST_BYTES_MAX, Playlist};
+use hls::read::{ByteRange, Outside, PLAYLIST_BYTES_MAX, Playlist};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -120,14 +120,19 @@ impl Shared {
     }
 
     /// Reads a playlist, or finds that it was read before.
-    fn playlist(&self, body: &Bytes, is_gzip: bool) -> Result<Arc<Playlist>, String> {
+    fn playlist(&self, received: &Received, multivariant: Option<&Playlist>) -> Result<Arc<Playlist>, String> {
         let mut hasher = DefaultHasher::new();
-        body.hash(&mut hasher);
+        received.body.hash(&mut hasher);
         let hash = hasher.finish();
         if let Some(known) = self.known.lock().get(&hash) {
             return Ok(Arc::clone(known));
         }
-        let playlist = Arc::new(Playlist::parse(&plain(body, is_gzip)?).map_err(|error| error.to_string())?);
+        let text = plain(&received.body, received.is_gzip())?;
+        let outside = outside(&received.url, multivariant);
+        let playlist = Arc::new(Playlist::parse_with(&text, outside).map_err(|error| error.to_string())?);
+        if text.windows(13).any(|text| text == b"#EXT-X-DEFINE") {
+            return Ok(playlist); // it depends on more than its text
+        }
         let mut known = self.known.lock();
         if known.len() >= KNOWN_PLAYLISTS_MAX {
             known.clear();
@@ -135,6 +140,15 @@ impl Shared {
         known.insert(hash, Arc::clone(&playlist));
         Ok(playlist)
     }
+}
+
+/// What the variables of a playlist may be taken from.
+pub(crate) fn outside<'a>(url: &'a Url, multivariant: Option<&'a Playlist>) -> Outside<'a> {
+    let imports = match multivariant {
+        Some(Playlist::Multivariant(list)) => Some(&list.variables),
+        _ => None,
+    };
+    Outside { query: url.path.split_once('?').map_or("", |(_, query)| query), imports }
 }
 
 /// A body without its compression.
@@ -265,7 +279,7 @@ impl Client {
         let keep = fetch.what == What::Playlist;
         let received = self.get(&fetch.url, fetch.range, keep).await?;
         let playlist =
-            (keep && received.status == 200).then(|| self.shared.playlist(&received.body, received.is_gzip()));
+            (keep && received.status == 200).then(|| self.shared.playlist(&received, fetch.multivariant.as_deref()));
         Ok(Answer {
             url: received.url.clone(),
             status: received.status,

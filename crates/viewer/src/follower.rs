@@ -78,6 +78,8 @@ pub struct Fetch {
     pub range: Option<ByteRange>,
     /// What.
     pub what: What,
+    /// The multivariant playlist whose variables it may import.
+    pub multivariant: Option<Arc<Playlist>>,
 }
 
 /// How long the steps of a request took.
@@ -294,7 +296,8 @@ impl Follower {
         self.next_id += 1;
         self.quality.requests += 1;
         self.pending.push((id, purpose));
-        self.out.push_back(Output::Fetch(Fetch { id, url, range, what }));
+        let multivariant = self.multivariant.clone().filter(|_| what == What::Playlist);
+        self.out.push_back(Output::Fetch(Fetch { id, url, range, what, multivariant }));
     }
 
     fn event(&mut self, event: Event) {

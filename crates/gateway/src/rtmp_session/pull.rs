@@ -25,6 +25,8 @@ const SILENT_AFTER: Duration = Duration::from_secs(5);
 pub struct RtmpPull {
     /// The stream here.
     pub stream: StreamName,
+    /// Which of several it is, from 1: those are different encoders to whoever counts publishers of a key.
+    pub row: usize,
     /// Where it is there.
     pub address: Address,
     /// For `rtmps`.
@@ -72,7 +74,10 @@ enum Wake {
 
 /// From the connection to its end; fine is only shutdown.
 async fn once(gateway: &Gateway, pull: &RtmpPull, protocol: Protocol) -> Result<(), String> {
-    let mut socket = connect(pull).await?;
+    let mut socket = tokio::select! {
+        () = gateway.shutdown.cancelled() => return Ok(()),
+        socket = connect(pull) => socket?,
+    };
     let mut nonce = [0; 32];
     getrandom::fill(&mut nonce).map_err(|error| error.to_string())?;
     let Address { app, name, .. } = &pull.address;
@@ -92,6 +97,9 @@ async fn once(gateway: &Gateway, pull: &RtmpPull, protocol: Protocol) -> Result<
             }
             Err(error) => break Err(error),
         };
+        if session.is_closed() {
+            break Err("the stream ended there".into());
+        }
         let paced_until = source.as_ref().and_then(|source| source.paced_until).filter(|until| *until > Instant::now());
         let silent_at = paced_until.map_or(heard, |until| until + PACE_GRACE) + SILENT_AFTER;
         let wake_at = [deadline.filter(|_| paced_until.is_none()), paced_until, Some(silent_at)];
@@ -126,7 +134,8 @@ async fn once(gateway: &Gateway, pull: &RtmpPull, protocol: Protocol) -> Result<
         count_repairs(&gateway.metrics, &source.leg, &mut source.counted);
         source.leg.close(arrival());
     }
-    outcome
+    // Other servers repeat the name, and it may be a key.
+    outcome.map_err(|error| error.replace(pull.address.name.expose(), "(the stream)"))
 }
 
 /// When the hub wants the source gone, and why. Cancel-safe.
@@ -189,11 +198,14 @@ fn take(gateway: &Gateway, source: &mut Publishing, time_nanos: i64, media: Medi
 }
 
 fn join(gateway: &Gateway, pull: &RtmpPull, protocol: Protocol) -> Result<Publishing, String> {
+    if gateway.draining.borrow().is_some() {
+        return Err(crate::DRAINING.into());
+    }
     let publisher = Publisher {
         protocol: protocol.as_str(),
         peer: pull.address.authority(),
         encoder: None,
-        key_id: format!("pull from {}", pull.address.tc_url()), // the rest may be a key
+        key_id: format!("pull {} from {}", pull.row, pull.address.tc_url()), // the rest may be a key
         rank: pull.rank,
         is_fetched: true,
     };

@@ -42,6 +42,8 @@ pub struct SrtCall {
     pub direction: Direction,
     /// The stream here.
     pub stream: StreamName,
+    /// Which of several it is, from 1: those are different encoders to whoever counts publishers of a key.
+    pub row: usize,
     /// One, or several that carry the same.
     pub links: Vec<SrtLink>,
     /// What several links do.
@@ -213,7 +215,7 @@ fn open<'a>(gateway: &'a Gateway, call: &SrtCall, first: Linked) -> Result<Sessi
                 protocol: Protocol::srt.as_str(),
                 peer: peer.to_string(),
                 encoder: None,
-                key_id: format!("pull from {}", call.servers()),
+                key_id: format!("pull {} from {}", call.row, call.servers()),
                 rank: call.rank,
                 is_fetched: true,
             };

@@ -270,10 +270,10 @@ struct Reader {
     has_inf: bool,
 }
 
-pub(super) fn parse(text: &str) -> MediaPlaylist {
+pub(super) fn parse(text: &str, faults: Faults) -> MediaPlaylist {
     let mut reader = Reader {
         playlist: MediaPlaylist { version: 1, ..MediaPlaylist::default() },
-        faults: Faults::default(),
+        faults,
         current: Segment::default(),
         map: None,
         is_encrypted: false,
@@ -414,7 +414,6 @@ impl Reader {
                 let text = text.split_once(':').map_or("", |(_, value)| value).into();
                 self.playlist.date_ranges.push(DateRange { id, start, text, line });
             }
-            "#EXT-X-DEFINE" => faults.add(line, "EXT-X-DEFINE is not understood here: variables stay as they are"),
             _ => {}
         }
     }

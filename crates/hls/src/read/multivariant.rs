@@ -1,7 +1,7 @@
 //! Multivariant playlists. spec: rfc8216bis §4.4.6
 
 use super::attributes::Attributes;
-use super::{Fault, Faults, name_of};
+use super::{Fault, Faults, Variables, name_of};
 
 /// Most variants and renditions that are read.
 const ENTRIES_MAX: usize = 1000;
@@ -55,6 +55,8 @@ pub struct MultivariantPlaylist {
     pub renditions: Vec<Rendition>,
     /// URIs of the I-frame playlists.
     pub i_frame_uris: Vec<Box<str>>,
+    /// What its media playlists may import.
+    pub variables: Variables,
     /// What is wrong.
     pub faults: Vec<Fault>,
 }
@@ -68,9 +70,8 @@ impl MultivariantPlaylist {
     }
 }
 
-pub(super) fn parse(text: &str) -> MultivariantPlaylist {
+pub(super) fn parse(text: &str, mut faults: Faults) -> MultivariantPlaylist {
     let mut playlist = MultivariantPlaylist { version: 1, ..MultivariantPlaylist::default() };
-    let mut faults = Faults::default();
     let mut variant: Option<Variant> = None;
     for (number, line) in (1u32..).zip(text.lines()) {
         if playlist.variants.len() + playlist.renditions.len() >= ENTRIES_MAX {

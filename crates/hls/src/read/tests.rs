@@ -100,7 +100,12 @@ fn what_is_wrong_is_told_with_its_line() {
         ("#EXT-X-PROGRAM-DATE-TIME:yesterday", "ISO 8601"),
         ("#EXT-X-SKIP:A=1", "without SKIPPED-SEGMENTS"),
         ("#EXT-X-PRELOAD-HINT:TYPE=PART", "without URI"),
-        ("#EXT-X-DEFINE:NAME=\"a\",VALUE=\"b\"", "not understood"),
+        ("#EXT-X-DEFINE:NAME=\"a\"", "without VALUE"),
+        ("#EXT-X-DEFINE:NAME=\"a\",QUERYPARAM=\"a\",VALUE=\"b\"", "one of NAME"),
+        ("#EXT-X-DEFINE:IMPORT=\"a\"", "that a multivariant playlist names"),
+        ("#EXT-X-DEFINE:QUERYPARAM=\"a\"", "no such parameter"),
+        ("#EXTINF:1,\n{$a}.ts\n#EXT-X-DEFINE:NAME=\"a\",VALUE=\"b\"", "not defined before"),
+        ("#EXT-X-DEFINE:NAME=\"a\",VALUE=\"b\"\n#EXT-X-DEFINE:NAME=\"a\",VALUE=\"c\"", "twice"),
     ];
     for (line, what) in cases {
         let playlist = media(&format!("#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:1,\na.ts\n{line}\n"));
@@ -174,4 +179,33 @@ fn numbers_that_nobody_means_are_faults_and_sums_of_them_stay_in_bounds() {
     }
     let list = multivariant("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=18446744073709551615\na.m3u8\n");
     assert!(list.variants[0].bandwidth.is_none() && !list.faults.is_empty());
+}
+
+#[test]
+fn variables_are_put_where_they_stand() {
+    let multivariant = "#EXTM3U\n#EXT-X-DEFINE:NAME=\"host\",VALUE=\"cdn.example\"\n\
+        #EXT-X-DEFINE:QUERYPARAM=\"token\"\n#EXT-X-STREAM-INF:BANDWIDTH=1\nhttps://{$host}/a.m3u8?token={$token}\n";
+    let outside = Outside { query: "x=1&token=a%2Fb%24%7Bx", imports: None };
+    let Ok(Playlist::Multivariant(multivariant)) = Playlist::parse_with(multivariant.as_bytes(), outside) else {
+        panic!("a multivariant playlist");
+    };
+    assert_eq!(multivariant.faults, []);
+    // What is put there is not looked through again.
+    assert_eq!(&*multivariant.variants[0].uri, "https://cdn.example/a.m3u8?token=a/b${x");
+    let media = "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXT-X-DEFINE:IMPORT=\"host\"\n#EXT-X-MAP:URI=\"//{$host}/i.mp4\"\n\
+        #EXTINF:4,\n//{$host}/{$host}.mp4\n#EXT-X-DEFINE:IMPORT=\"other\"\n";
+    let outside = Outside { query: "", imports: Some(&multivariant.variables) };
+    let Ok(Playlist::Media(media)) = Playlist::parse_with(media.as_bytes(), outside) else {
+        panic!("a media playlist")
+    };
+    assert_eq!(media.segments[0].uri.as_deref(), Some("//cdn.example/cdn.example.mp4"));
+    assert_eq!(media.segments[0].map.as_ref().map(|map| &*map.uri), Some("//cdn.example/i.mp4"));
+    assert_eq!(media.faults.iter().map(|fault| fault.line).collect::<Vec<_>>(), [7], "{:?}", media.faults);
+}
+
+#[test]
+fn values_that_grow_without_end_are_refused() {
+    let long = "x".repeat(1 << 20);
+    let text = format!("#EXTM3U\n#EXT-X-DEFINE:NAME=\"a\",VALUE=\"{long}\"\n{}\n", "{$a}".repeat(100));
+    assert!(matches!(Playlist::parse(text.as_bytes()), Err(ReadError::TooLong(_))));
 }

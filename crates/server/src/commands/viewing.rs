@@ -34,7 +34,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     millis.map(Duration::from_millis).ok_or_else(|| format!("'{text}' is no time: write 500ms, 90s, 2m or 1h"))
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Http {
     /// HTTP/2 where TLS agrees on it, else HTTP/1.1.
     Auto,
@@ -81,8 +81,18 @@ impl PlayArgs {
     }
 
     /// The same place, with the play key.
-    fn direct(&self, place: &Place) -> Place {
-        self.key.as_deref().map_or_else(|| place.clone(), |key| place.with_key(key))
+    fn direct(&self, place: &Place) -> anyhow::Result<Place> {
+        self.has_only_what_rtmp_and_srt_know()?;
+        Ok(self.key.as_deref().map_or_else(|| place.clone(), |key| place.with_key(key)))
+    }
+
+    fn has_only_what_rtmp_and_srt_know(&self) -> anyhow::Result<()> {
+        let other =
+            [("--http", self.http != Http::Auto), ("--plain", self.plain), ("--variant", self.variant.is_some())];
+        match other.into_iter().find(|(_, is_set)| *is_set) {
+            Some((option, _)) => bail!("{option} is for HTTP: leave it out with RTMP and SRT"),
+            None => Ok(()),
+        }
     }
 
     fn player(&self) -> PlayerSettings {
@@ -160,7 +170,7 @@ pub(super) async fn run_probe(args: ProbeArgs) -> anyhow::Result<bool> {
             probe(&shared, url, args.play.player(), args.duration, tell).await
         }
         Watched::Direct(place) => {
-            let place = args.play.direct(place);
+            let place = args.play.direct(place)?;
             probe_direct(&place, args.play.insecure, direct::BUFFER, args.duration, tell).await
         }
     };
@@ -259,7 +269,7 @@ pub(super) async fn run_load(args: LoadArgs) -> anyhow::Result<bool> {
     for one in watched {
         match one {
             Watched::Http(url) => urls.push(url),
-            Watched::Direct(place) => places.push(args.play.direct(&place)),
+            Watched::Direct(place) => places.push(args.play.direct(&place)?),
         }
     }
     let audience = match (urls.first(), places.is_empty()) {
@@ -293,6 +303,7 @@ pub(super) async fn run_load(args: LoadArgs) -> anyhow::Result<bool> {
 }
 
 async fn run_publishers(args: LoadArgs, count: u32) -> anyhow::Result<bool> {
+    args.play.has_only_what_rtmp_and_srt_know()?;
     let [url] = args.urls.as_slice() else { bail!("publishers send to one address") };
     if let Some(rest) = url.strip_prefix("srt://") {
         return run_srt_publishers(&args, rest, count).await;

@@ -66,18 +66,19 @@ impl RtmpTable {
     pub(super) fn pulls(&self) -> Result<Vec<RtmpPull>, ConfigError> {
         const KEY: &str = "rtmp.pull";
         let wrong = |error: String| ConfigError::Secret { key: KEY, error };
-        let pull = |row: &RtmpPullTable| {
+        let pull = |(number, row): (usize, &RtmpPullTable)| {
             let url = secret(KEY, &row.url)?;
             let address: rtmp::Address = url.parse().map_err(|error: rtmp::AddressError| wrong(error.to_string()))?;
             let tls = viewer::tls_connector(viewer::HttpVersion::Http1, row.insecure_tls).map_err(wrong);
             Ok(RtmpPull {
                 stream: row.stream.parse().map_err(|error: media::InvalidName| wrong(error.to_string()))?,
+                row: number + 1,
                 tls: if address.is_tls { Some(tls?) } else { None },
                 address,
                 rank: rank(KEY, row.rank)?,
             })
         };
-        self.pull.iter().map(pull).collect()
+        self.pull.iter().enumerate().map(pull).collect()
     }
 
     /// Without what is secret.
@@ -329,12 +330,13 @@ impl SrtTable {
         let pull = self.pull.iter().map(|call| ("srt.pull", Direction::Pull, call));
         let push = self.push.iter().map(|call| ("srt.push", Direction::Push, call));
         let mut calls = Vec::new();
-        for (key, direction, call) in pull.chain(push) {
+        for (row, (key, direction, call)) in (1..).zip(pull.chain(push)) {
             let wrong = |error: String| ConfigError::Secret { key, error };
             let bits = usize::try_from(range(key, call.key_bits.unwrap_or(128), 128, 256)?).unwrap_or(0);
             let latency_ms = range(key, call.latency_ms.unwrap_or(self.latency_ms), 20, 8000)?;
             calls.push(SrtCall {
                 direction,
+                row,
                 stream: call.stream.parse().map_err(|error: media::InvalidName| wrong(error.to_string()))?,
                 links: call.links().map_err(wrong)?,
                 group: match call.group.unwrap_or(GroupMode::Broadcast) {

@@ -582,7 +582,7 @@ async fn what_is_fetched_over_rtmp_is_a_leg_like_any_other_and_merges_with_its_t
     seconds(2.5).await;
     assert_whole(&rig, &made, &witness.seen().await).await;
     assert!(
-        all.iter().any(|leg| leg["publisher"]["key_id"].as_str().is_some_and(|id| id.starts_with("pull from rtmp")))
+        all.iter().any(|leg| leg["publisher"]["key_id"].as_str().is_some_and(|id| id.starts_with("pull 1 from rtmp")))
     );
 }
 
@@ -600,7 +600,7 @@ async fn a_server_that_is_not_ours_is_fetched_from_again_whenever_it_is_there() 
     let server = serving.publish(&url);
     let path = rig.two_segments("show", "video").await;
     let view = rig.api("/api/v1/streams/show").await;
-    assert!(view["publisher"]["key_id"].as_str().expect("text").starts_with("pull from rtmp://127.0.0.1"), "{view}");
+    assert!(view["publisher"]["key_id"].as_str().expect("text").starts_with("pull 1 from rtmp://127.0.0.1"), "{view}");
     server.kill().await;
     eventually("its end is seen", || async {
         (rig.api("/api/v1/streams/show").await["state"] == "lost").then_some(())

@@ -18,7 +18,8 @@ async fn an_encoder_whose_picture_is_black_gives_way_to_one_whose_is_not() {
     let rig = Rig::with(looks_often).await;
     let preferred = rig.publish_url("show").await;
     let backup = format!("rtmp://{}/live/{}", rig.rtmp(), rig.key_with_rank("show", 1).await);
-    let black = "-vf drawbox=t=fill:color=black:enable=gte(t\\,10)";
+    // With noise: a black without it is first seen by its bit rate.
+    let black = "-vf drawbox=t=fill:color=black:enable=gte(t\\,10),noise=alls=10:allf=t";
     let _black = Encoder { size: "320x180", extra: black, ..Encoder::default() }.publish(&preferred);
     legs(&rig, "feeding", 1).await;
     let _well = Encoder { size: "320x180", ..Encoder::default() }.publish(&backup);

@@ -228,6 +228,10 @@ async fn probe_and_load_watch_over_rtmp_and_srt() {
         assert_eq!((&report["began"], &report["viewers_with_stalls"]), (&20.into(), &0.into()), "{report:#}");
         assert!(report["bits_per_second"].as_u64() > Some(20 * 300_000), "{report:#}");
     }
+    for option in [&["--plain"][..], &["--variant", "0"], &["--http", "2"]] {
+        let (success, _, errors) = throughline(&[&["probe", &rtmp, "--for", "1s"], option].concat());
+        assert!(!success && errors.contains(&format!("{} is for HTTP", option[0])), "{errors}");
+    }
     let refused = throughline(&["probe", &rtmp.replace("show", "nothing"), "--for", "2s"]);
     assert!(!refused.0 && refused.1.contains("no such stream"), "{refused:?}");
     let refused = throughline(&["probe", &srt.replace("show", "nothing"), "--for", "2s"]);

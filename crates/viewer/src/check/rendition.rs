@@ -10,7 +10,7 @@ use hls::read::{ByteRange, MediaPlaylist, Playlist, Segment};
 use super::findings::Findings;
 use super::media::{Fetched, Media};
 use super::{step, version};
-use crate::client::{Client, Received, plain};
+use crate::client::{Client, Received, outside, plain};
 use crate::url::Url;
 use crate::watch::moment;
 
@@ -29,6 +29,8 @@ const KEPT_SEGMENTS: usize = 3;
 pub(super) struct Rendition {
     pub(super) url: Url,
     pub(super) playlist: Arc<MediaPlaylist>,
+    /// The multivariant playlist that names it.
+    pub(super) list: Option<Arc<Playlist>>,
     /// The newest of any version, with its text.
     pub(super) text: String,
     pub(super) grown_at: Instant,
@@ -65,7 +67,7 @@ impl Rendition {
                 continue;
             }
             self.text = open(&received, &mut self.found)?;
-            let playlist = parse_media(&self.url, &self.text)?;
+            let playlist = parse_media(&self.url, &self.text, self.list.as_deref())?;
             if let Some(asked) = asked {
                 let holds = playlist.next_position() > asked || playlist.is_ended;
                 self.found.expect(holds, "LL-12", 0, || format!("{query} was answered without it"));
@@ -343,8 +345,9 @@ pub(super) fn open(received: &Received, found: &mut Findings) -> Result<String, 
     String::from_utf8(text.to_vec()).map_err(|_| format!("{url}: the playlist is not UTF-8"))
 }
 
-pub(super) fn parse_media(url: &Url, text: &str) -> Result<MediaPlaylist, String> {
-    match Playlist::parse(text.as_bytes()) {
+/// `list` is the multivariant playlist that names it.
+pub(super) fn parse_media(url: &Url, text: &str, list: Option<&Playlist>) -> Result<MediaPlaylist, String> {
+    match Playlist::parse_with(text.as_bytes(), outside(url, list)) {
         Ok(Playlist::Media(playlist)) => Ok(playlist),
         Ok(Playlist::Multivariant(_)) => Err(format!("{url} is no media playlist")),
         Err(error) => Err(format!("{url}: {error}")),

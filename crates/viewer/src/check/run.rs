@@ -13,7 +13,7 @@ use super::media::Media;
 use super::rendition::{Rendition, SLACK, is_timely, max_age, open, parse_media, plain_max_age};
 use super::table::RULES;
 use super::{across, multivariant, version};
-use crate::client::{Client, Received, Shared};
+use crate::client::{Client, Received, Shared, outside};
 use crate::url::Url;
 
 /// Renditions that are followed.
@@ -57,13 +57,15 @@ struct Checker {
     codecs: Vec<String>,
     obstacles: Vec<String>,
     has_parts: bool,
+    /// The multivariant playlist, if there is one.
+    list: Option<Arc<Playlist>>,
 }
 
 /// Looks at a stream for `duration`, and a few seconds more for what must be asked apart.
 pub async fn check(shared: &Arc<Shared>, url: &Url, duration: Duration) -> CheckReport {
     let client = Arc::new(Client::new(shared));
-    let mut checker =
-        Checker { client, found: Findings::default(), codecs: Vec::new(), obstacles: Vec::new(), has_parts: false };
+    let (found, codecs, obstacles) = (Findings::default(), Vec::new(), Vec::new());
+    let mut checker = Checker { client, found, codecs, obstacles, has_parts: false, list: None };
     let began = Instant::now();
     if let Err(text) = checker.run(url, duration).await {
         checker.obstacles.push(text);
@@ -75,18 +77,20 @@ impl Checker {
     async fn run(&mut self, url: &Url, duration: Duration) -> Result<(), String> {
         let received = self.client.get(url, None, true).await?;
         let text = self.open(&received)?;
-        let (mut renditions, mut variants) = (Vec::new(), None);
-        match Playlist::parse(text.as_bytes()).map_err(|error| format!("{url}: {error}"))? {
+        let mut renditions = Vec::new();
+        let opened = Playlist::parse_with(text.as_bytes(), outside(&received.url, None));
+        let opened = Arc::new(opened.map_err(|error| format!("{url}: {error}"))?);
+        match &*opened {
             Playlist::Media(_) => renditions.push(self.load(url).await?),
             Playlist::Multivariant(list) => {
-                self.found.merge(multivariant(&list), &url.to_string(), &text);
-                self.answer_of_multivariant(&received, &list);
-                self.codecs = codecs(&list);
-                for uri in uris(&list) {
+                self.list = Some(Arc::clone(&opened));
+                self.found.merge(multivariant(list), &url.to_string(), &text);
+                self.answer_of_multivariant(&received, list);
+                self.codecs = codecs(list);
+                for uri in uris(list) {
                     let url = received.url.resolve(&uri).map_err(|error| error.to_string())?;
                     renditions.push(self.load(&url).await?);
                 }
-                variants = Some(list);
             }
         }
         let until = Instant::now() + duration;
@@ -107,7 +111,7 @@ impl Checker {
         }
         followed.sort_by_key(|(index, _)| *index);
         let mut renditions: Vec<Rendition> = followed.into_iter().map(|(_, rendition)| rendition).collect();
-        if let Some(list) = &variants {
+        if let Playlist::Multivariant(list) = &*opened {
             self.peaks(&received.url, list, &renditions);
         }
         self.compare(&mut renditions).await;
@@ -130,7 +134,7 @@ impl Checker {
     async fn load(&mut self, url: &Url) -> Result<Rendition, String> {
         let received = self.client.get(url, None, true).await?;
         let text = self.open(&received)?;
-        let playlist = parse_media(url, &text)?;
+        let playlist = parse_media(url, &text, self.list.as_deref())?;
         self.found.merge(version(&playlist), &url.to_string(), &text);
         let plain_age = plain_max_age(&playlist);
         let is_kept =
@@ -146,6 +150,7 @@ impl Checker {
         Ok(Rendition {
             url: received.url,
             playlist: Arc::new(playlist),
+            list: self.list.clone(),
             text,
             grown_at: Instant::now(),
             segment_at: Instant::now(),
@@ -203,7 +208,7 @@ impl Checker {
         for rendition in renditions.iter() {
             let Ok(received) = self.client.get(&rendition.url, None, true).await else { return };
             let Ok(text) = open(&received, &mut Findings::default()) else { return };
-            let Ok(playlist) = parse_media(&rendition.url, &text) else { return };
+            let Ok(playlist) = parse_media(&rendition.url, &text, self.list.as_deref()) else { return };
             now.push((playlist, text));
         }
         let playlists: Vec<&MediaPlaylist> = now.iter().map(|(playlist, _)| playlist).collect();
@@ -228,7 +233,9 @@ impl Checker {
             client.get(&url.with_query(query), None, true).await.map(|received| (received, asked.elapsed()))
         };
         let Ok((whole, _)) = get("").await else { return self.obstacles.push(format!("{url}: no answer")) };
-        let Some(now) = open(&whole, &mut Findings::default()).ok().and_then(|text| parse_media(&url, &text).ok())
+        let Some(now) = open(&whole, &mut Findings::default())
+            .ok()
+            .and_then(|text| parse_media(&url, &text, self.list.as_deref()).ok())
         else {
             return;
         };
@@ -277,7 +284,9 @@ impl Checker {
         let Some(last) = now.complete().last().filter(|last| !last.parts.is_empty()) else { return };
         let query = format!("_HLS_msn={}&_HLS_part={}", last.number, last.parts.len());
         let Ok(answer) = self.client.get(&url.with_query(&query), None, true).await else { return };
-        let playlist = open(&answer, &mut Findings::default()).ok().and_then(|text| parse_media(url, &text).ok());
+        let playlist = open(&answer, &mut Findings::default())
+            .ok()
+            .and_then(|text| parse_media(url, &text, self.list.as_deref()).ok());
         let holds = playlist.is_some_and(|playlist| playlist.next_position() > (last.number + 1, 0));
         self.found.expect(holds, "LL-12", 0, || {
             format!("{query}: status {}, and no part of segment {}", answer.status, last.number + 1)
@@ -291,7 +300,9 @@ impl Checker {
             let Ok(delta) = self.client.get(&url.with_query("_HLS_skip=YES"), None, true).await else { return };
             let Ok(after) = self.client.get(url, None, true).await else { return };
             let texts = [&before, &delta, &after].map(|one| open(one, &mut Findings::default()).unwrap_or_default());
-            let [Ok(before), Ok(delta), Ok(after)] = texts.each_ref().map(|text| parse_media(url, text)) else {
+            let [Ok(before), Ok(delta), Ok(after)] =
+                texts.each_ref().map(|text| parse_media(url, text, self.list.as_deref()))
+            else {
                 return;
             };
             if before != after {
@@ -317,7 +328,8 @@ impl Checker {
     /// What is hinted comes, and comes whole. LL-08, LL-18
     async fn hint(&mut self, url: &Url) {
         let Ok(received) = self.client.get(url, None, true).await else { return };
-        let now = open(&received, &mut Findings::default()).and_then(|text| parse_media(url, &text));
+        let now =
+            open(&received, &mut Findings::default()).and_then(|text| parse_media(url, &text, self.list.as_deref()));
         let Ok(now) = now else { return };
         let Some((hint, part)) = now.part_hint().zip(now.part_target) else { return };
         let Ok(target) = url.resolve(&hint.uri) else { return };

@@ -19,6 +19,8 @@ struct Server {
     /// Media stops being made for a while: from, to.
     outage: Option<(i64, i64)>,
     has_dates: bool,
+    /// Media lies in a folder that the multivariant playlist takes from its address.
+    has_variables: bool,
     low_latency: bool,
     /// The stream is over from this moment on.
     ends_at: Option<i64>,
@@ -34,6 +36,7 @@ impl Server {
             round_trip,
             outage: None,
             has_dates: true,
+            has_variables: false,
             low_latency: true,
             ends_at: None,
             broken: |_| false,
@@ -95,6 +98,12 @@ impl Server {
         } else if self.low_latency {
             let _ = writeln!(out, "#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"{prefix}{open}.{}\"", parts % PARTS);
         }
+        if self.has_variables {
+            out = out
+                .replace("URI=\"", "URI=\"{$folder}")
+                .replace(&format!("\n{prefix}"), &format!("\n{{$folder}}{prefix}"));
+            out = out.replacen('\n', "\n#EXT-X-DEFINE:IMPORT=\"folder\"\n", 1);
+        }
         out
     }
 
@@ -112,7 +121,8 @@ impl Server {
             "index.m3u8" => {
                 let text = "#EXTM3U\n#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",NAME=\"a\",DEFAULT=YES,URI=\"a.m3u8\"\n\
                     #EXT-X-STREAM-INF:BANDWIDTH=1000000,AUDIO=\"a\"\nv.m3u8\n#EXT-X-STREAM-INF:BANDWIDTH=5000000,AUDIO=\"a\"\nw.m3u8\n";
-                (leaves(arrives), 200, Some(text.into()), 100)
+                let define = if self.has_variables { "\n#EXT-X-DEFINE:QUERYPARAM=\"folder\"\n" } else { "\n" };
+                (leaves(arrives), 200, Some(text.replacen('\n', define, 1)), 100)
             }
             "v.m3u8" | "w.m3u8" | "a.m3u8" => {
                 let fields: HashMap<&str, u64> = query
@@ -150,8 +160,12 @@ struct World {
 
 impl World {
     fn new(server: Server, settings: PlayerSettings) -> Self {
+        Self::at("http://server/show/index.m3u8", server, settings)
+    }
+
+    fn at(url: &str, server: Server, settings: PlayerSettings) -> Self {
         let began = Instant::now();
-        let url: Url = "http://server/show/index.m3u8".parse().expect("an address");
+        let url: Url = url.parse().expect("an address");
         let follower = Follower::new(Moment { now: began, utc_nanos: START }, url, settings);
         Self { server, follower, began, now: 0, coming: Vec::new(), events: Vec::new(), line: 100_000_000 }
     }
@@ -198,8 +212,9 @@ impl World {
         let (first_byte, status, text, bytes) = self.server.answer(&fetch.url, self.now);
         let body = i64::try_from(bytes * 8 * 1_000_000_000 / self.line).expect("small");
         let duration = |nanos: i64| Duration::from_nanos(u64::try_from(nanos).expect("positive"));
-        let playlist =
-            text.map(|text| Playlist::parse(text.as_bytes()).map(Arc::new).map_err(|error| error.to_string()));
+        let outside = crate::client::outside(&fetch.url, fetch.multivariant.as_deref());
+        let parse = |text: String| Playlist::parse_with(text.as_bytes(), outside).map_err(|error| error.to_string());
+        let playlist = text.map(|text| parse(text).map(Arc::new));
         let timing = Timing {
             first_byte: duration(first_byte - self.now),
             total: duration(first_byte + body - self.now),
@@ -272,6 +287,18 @@ fn playlists_without_dates_are_played_all_the_same() {
     let quality = world.follower.quality();
     assert_eq!((quality.stalls, quality.latency.summary().count), (0, 0), "and latency is not invented");
     assert!(quality.played > Duration::from_secs(29));
+}
+
+#[test]
+fn variables_of_the_multivariant_playlist_are_imported() {
+    let server = Server { has_variables: true, ..Server::new() };
+    let mut world = World::at("http://server/show/index.m3u8?folder=media%2F", server, PlayerSettings::default());
+    world.run(30);
+    let quality = world.follower.quality();
+    assert_eq!((quality.stalls, quality.missing), (0, 0));
+    assert!(quality.played > Duration::from_secs(28), "{:?}", quality.played);
+    let of_media = |path: &&String| !path.contains("m3u8");
+    assert!(world.server.asked.iter().filter(of_media).all(|path| path.starts_with("/show/media/")));
 }
 
 #[test]
