@@ -139,21 +139,11 @@ mod tests {
     fn addresses_are_read_and_show_no_secret() {
         for (text, shown) in [
             ("rtmp://a/live/show?key=secret", "rtmp://a:1935/live/show"),
-            ("RTMPS://a/live/x/show", "rtmps://a:443/live/x/show"),
-            ("rtmp://[::1]:1936/live/show", "rtmp://[::1]:1936/live/show"),
-            ("rtmp://a:80/live/show", "rtmp://a:80/live/show"),
             ("srt://a:9000?streamid=read:show:secret&passphrase=0123456789", "srt://a:9000"),
         ] {
             assert_eq!(text.parse::<Place>().expect("an address").to_string(), shown);
         }
-        for text in [
-            "rtmp://a/show",
-            "rtmp://a",
-            "srt://a",
-            "srt://a:9000?what=1",
-            "srt://a:9000?passphrase=short",
-            "x://a/b/c",
-        ] {
+        for text in ["rtmp://a/show", "srt://a", "srt://a:9000?what=1", "srt://a:9000?passphrase=short", "x://a/b/c"] {
             assert!(text.parse::<Place>().is_err(), "{text}");
         }
         let Ok(Place::Srt(place)) = "srt://a:9000?streamid=%23!::r%3Dshow,m%3Drequest".parse() else { panic!("read") };
