@@ -34,8 +34,11 @@ const CONFLICTS_MAX: u32 = 8;
 const DRIFT_RUN: u32 = 3;
 /// Farthest that a grid moves.
 const DRIFT_NANOS_MAX: i64 = 100_000_000;
-/// Furthest that legs may be apart that are called copies: content that repeats looks like a copy that is late.
-const SKEW_MAX: Duration = Duration::from_secs(4);
+/// Furthest that a copy may be ahead of the program: what it has kept is used when it is needed.
+const AHEAD_NANOS_MAX: i64 = 4_000_000_000;
+/// Furthest that it may be behind. Carrying on with one that is further behind is a hole that players cannot bridge; it joins as another
+/// encode would, and shows some pictures again. Content that repeats looks like a copy that is late, too.
+const BEHIND_NANOS_MAX: i64 = 1_000_000_000;
 /// Units of which it is remembered when they came.
 const LEADS: usize = 128;
 /// Shortest interval between pictures that is remembered: shorter ones are made by squeezing.
@@ -420,7 +423,9 @@ impl Program {
         };
         if Some(twin.hash) == held.hash {
             stats.duplicates += 1;
-            feed.conflicts = 0;
+            if track == TrackKind::Video {
+                feed.conflicts = 0; // sound that agrees says nothing of the pictures
+            }
             self.on_late(index, held.at.now.saturating_duration_since(twin.came));
         } else if !held.is_stand_in && !twin.is_stand_in {
             stats.conflicts += 1;
@@ -437,6 +442,11 @@ impl Program {
             .chain(self.feeds.first())
             .find(|feed| self.feeds.len() > 1 && feed.conflicts >= CONFLICTS_MAX)
             .map(|feed| feed.leg)
+    }
+
+    /// The legs that feed the program and come too late to fill what the others lack.
+    pub(crate) fn laggards(&self) -> impl Iterator<Item = u64> {
+        self.feeds.iter().filter(|feed| feed.figures.late > self.window).map(|feed| feed.leg)
     }
 
     /// Where the next unit of a track is expected; none before the first.
@@ -618,8 +628,7 @@ impl Program {
     pub(crate) fn likeness(&self, leg: u64, standby: &Standby) -> Option<Shifts> {
         let candidate = self.candidates.iter().find(|candidate| candidate.leg == leg)?;
         let shifts = candidate.learner.shifts(&self.tracks).filter(|_| standby.tracks == *self.tracks)?;
-        let nanos = self.lead_nanos(shifts, standby);
-        (nanos.unsigned_abs() <= u64::try_from(SKEW_MAX.as_nanos()).unwrap_or(u64::MAX)).then_some(shifts)
+        (-BEHIND_NANOS_MAX..=AHEAD_NANOS_MAX).contains(&self.lead_nanos(shifts, standby)).then_some(shifts)
     }
 
     /// How far a leg that is a copy is ahead of the program.

@@ -225,7 +225,22 @@ impl Stream {
     /// A leg brings something else than the others that were its copies.
     pub(crate) fn look_for_strangers(&self, shared: &mut Shared, at: Arrival) {
         while let Some(id) = shared.program.parted() {
-            self.part(shared, at, id, "other pictures at the same times");
+            self.part(shared, at, id, ("other pictures at the same times", SwitchReason::Parted));
+        }
+    }
+
+    /// A weak leg that feeds the program keeps out the pictures of a copy that is well and comes too late to fill what is missing.
+    pub(crate) fn look_for_weak_copies(&self, shared: &mut Shared, at: Arrival) {
+        let suspect_after = self.suspect_after(shared);
+        let is_well = |leg: &&LegRecord| leg.health(at.now, suspect_after) == LegState::Healthy;
+        let late: Vec<u64> = shared.program.laggards().collect();
+        if !shared.legs.iter().filter(is_well).any(|leg| late.contains(&leg.id)) {
+            return;
+        }
+        let weak = shared.legs.iter().filter(|leg| leg.weakness.is_some() && !late.contains(&leg.id));
+        let weak: Vec<u64> = weak.map(|leg| leg.id).filter(|leg| shared.program.is_fed_by(*leg)).collect();
+        for id in weak {
+            self.part(shared, at, id, ("what it lacks comes too late over the others", SwitchReason::Degraded));
         }
     }
 
@@ -234,12 +249,12 @@ impl Stream {
         if !shared.program.is_fed_by(id) {
             shared.program.unlearn(id);
         } else if shared.program.feeds().count() > 1 {
-            self.part(shared, at, id, "its timestamps jumped");
+            self.part(shared, at, id, ("its timestamps jumped", SwitchReason::Parted));
         }
     }
 
-    fn part(&self, shared: &mut Shared, at: Arrival, id: u64, why: &str) {
-        let led = (shared.program.leader() == Some(id)).then_some(SwitchReason::Parted);
+    fn part(&self, shared: &mut Shared, at: Arrival, id: u64, (why, reason): (&str, SwitchReason)) {
+        let led = (shared.program.leader() == Some(id)).then_some(reason);
         let leg = shared.leg(id).map(LegRecord::describe).unwrap_or_default();
         self.tell(at, Draft::new(EventKind::Parted, Some(id), format!("{leg} is no copy any more: {why}")));
         shared.program.forget(at, id);

@@ -89,3 +89,50 @@ fn without_a_picture_and_with_sound_a_slate_stands_in_until_the_picture_is_back(
     let reasons: Vec<_> = world.switches().iter().filter_map(|event| event.reason).collect();
     assert_eq!(reasons, [SwitchReason::Joined, SwitchReason::Silent, SwitchReason::Recovered]);
 }
+
+#[test]
+fn a_weak_copy_does_not_keep_out_what_comes_later_over_one_that_is_well() {
+    for weak in [0, 1] {
+        let mut world = World::new(HubConfig::default());
+        let mut paths = [path(1, 0, 600, true), path(1, 777_000, 600, false)];
+        paths[weak].delay = Duration::from_millis(10);
+        let mut acts = carry(0, &paths[0], 0, 30 * SECOND);
+        acts.extend(carry(1, &paths[1], 0, 30 * SECOND));
+        let is_left_out = |made: &Made| made.track == 0 && made.nanos() >= 10 * SECOND && made.number % 4 != 0;
+        acts.retain(|(_, leg, act)| *leg != weak || !matches!(act, Act::Bring(made) if is_left_out(made)));
+        let _legs = play(&mut world, &paths, &[("a", 0), ("b", 1)], acts, 29 * SECOND);
+
+        world.check();
+        let merged = world.hub.events().since(0, 1000).iter().any(|event| event.kind == EventKind::Merged);
+        assert!(merged, "they were copies before");
+        let pictures = world.late.iter().filter(|(made, _)| made.track == 0);
+        let last: Vec<i64> = pictures.map(|(made, _)| made.number).filter(|number| *number > 16 * RATE).collect();
+        assert!(last.len() > 300 && last.windows(2).all(|two| two[1] == two[0] + 1), "leg {weak} is weak");
+    }
+}
+
+#[test]
+fn encodes_that_begin_alike_and_have_the_same_sound_part_when_their_pictures_do() {
+    let mut world = World::new(HubConfig::default());
+    let paths = [path(1, 0, 10, true), path(1, 777_000, 150, false)];
+    let mut acts = carry(0, &paths[0], 0, 20 * SECOND);
+    acts.extend(carry(1, &paths[1], 0, 20 * SECOND));
+    for (_, leg, act) in &mut acts {
+        if let Act::Bring(made) = act
+            && (*leg, made.track) == (1, 0)
+            && made.number >= 5 * RATE
+        {
+            made.encode = 2;
+        }
+    }
+    let _legs = play(&mut world, &paths, &[("a", 0), ("b", 1)], acts, 19 * SECOND);
+    let of_copies: Vec<(EventKind, i64)> = world
+        .hub
+        .events()
+        .since(0, 1000)
+        .iter()
+        .filter(|event| matches!(event.kind, EventKind::Merged | EventKind::Parted))
+        .map(|event| (event.kind, (event.utc_nanos - 1_700_000_000_000_000_000) / SECOND))
+        .collect();
+    assert!(matches!(of_copies[..], [(EventKind::Merged, _), (EventKind::Parted, 5)]), "{of_copies:?}");
+}
