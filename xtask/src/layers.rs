@@ -18,8 +18,18 @@ const TABLE: [(&str, &[&str], &[&str]); 14] = [
     ("listen", &[], &["tokio", "tokio-util", "parking_lot"]),
     (
         "gateway",
-        &["hub", "listen", "rtmp", "srt", "container", "codec", "media", "telemetry"],
-        &["tokio", "tokio-util", "tokio-rustls", "rustls", "getrandom", "parking_lot", "quinn-udp", "rustix"],
+        &["hub", "hls", "listen", "rtmp", "srt", "container", "codec", "media", "telemetry", "viewer"],
+        &[
+            "futures-util",
+            "tokio",
+            "tokio-util",
+            "tokio-rustls",
+            "rustls",
+            "getrandom",
+            "parking_lot",
+            "quinn-udp",
+            "rustix",
+        ],
     ),
     (
         "delivery",

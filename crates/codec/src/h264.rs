@@ -51,7 +51,7 @@ pub(crate) fn is_recovery_point(nal: &[u8]) -> bool {
     false
 }
 
-fn sei_number(bytes: &[u8]) -> Option<(usize, &[u8])> {
+pub(crate) fn sei_number(bytes: &[u8]) -> Option<(usize, &[u8])> {
     let ff = bytes.iter().take_while(|byte| **byte == 0xff).count();
     let (last, rest) = bytes.get(ff..)?.split_first()?;
     Some((ff * 255 + usize::from(*last), rest))

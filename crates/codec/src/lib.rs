@@ -10,6 +10,7 @@
 //! | [`aac`] | ISO/IEC 14496-3 §1.6, §4.4 |
 //! | [`adts`] | ISO/IEC 13818-7 §6.2 |
 //! | [`latm`] | ISO/IEC 14496-3 §1.7 |
+//! | [`CaptureReader`] | times in SEI: H.264 §D.2.3, H.265 §D.3.27, MISB ST 0604 |
 //! | [`opus`] | RFC 6716 §3.1, RFC 7845 §5.1; `dOps`: Opus in ISOBMFF §4.3.2; Opus in MPEG-TS §4 |
 //!
 //! Invariants: bytes from outside lead to `Err`, never to a panic; nothing is allocated by a number a peer sent;
@@ -21,6 +22,7 @@ pub mod adts;
 pub mod annexb;
 pub mod av1;
 mod bits;
+mod capture;
 pub mod h264;
 pub mod h265;
 pub mod latm;
@@ -29,6 +31,7 @@ pub mod opus;
 mod video;
 pub mod vp9;
 
+pub use capture::{Capture, CaptureReader};
 pub use video::{VideoStream, VideoUnit, parameter_sets, picture_data};
 
 /// Widest and highest picture that is carried: 16K, more than any level allows.

@@ -116,30 +116,33 @@ pub fn parameter_sets(config: &VideoConfig) -> Result<Vec<Bytes>, Error> {
 /// trail them. This is what is the same in two copies of one encode, whatever carried them. For AV1 and VP9 it is the whole
 /// unit. spec: H.264 §7.4.1.2.4
 pub fn picture_data(codec: VideoCodec, payload: &Payload) -> impl Iterator<Item = &[u8]> {
-    let is_picture = move |nal: &[u8]| match codec {
+    let is_picture = move |nal: &&[u8]| match codec {
         VideoCodec::Avc => matches!(h264::nal_kind(nal), h264::NalKind::Idr | h264::NalKind::OtherSlice),
         VideoCodec::Hevc => matches!(h265::nal_kind(nal), h265::NalKind::Irap | h265::NalKind::OtherSlice),
         VideoCodec::Av1 | VideoCodec::Vp9 => true,
     };
+    nals(codec, payload).filter(is_picture).map(|nal| {
+        let zeros = nal.iter().rev().take_while(|byte| **byte == 0).count();
+        nal.get(..nal.len() - zeros).unwrap_or_default()
+    })
+}
+
+/// The NAL units of a unit in canonical form, without their lengths; of AV1 and VP9 its slices. A unit that is cut short ends it.
+pub(crate) fn nals(codec: VideoCodec, payload: &Payload) -> impl Iterator<Item = &[u8]> {
     let has_lengths = matches!(codec, VideoCodec::Avc | VideoCodec::Hevc);
     payload.slices().flat_map(move |slice| {
         let mut rest = &slice[..];
         std::iter::from_fn(move || {
-            while !rest.is_empty() {
-                let nal = if has_lengths {
-                    let (length, after) = rest.split_first_chunk()?;
-                    let (nal, after) = after.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
-                    rest = after;
-                    nal
-                } else {
-                    std::mem::take(&mut rest)
-                };
-                if is_picture(nal) {
-                    let zeros = nal.iter().rev().take_while(|byte| **byte == 0).count();
-                    return nal.get(..nal.len() - zeros);
-                }
+            if rest.is_empty() {
+                return None;
             }
-            None
+            if !has_lengths {
+                return Some(std::mem::take(&mut rest));
+            }
+            let (length, after) = rest.split_first_chunk()?;
+            let (nal, after) = after.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+            rest = after;
+            Some(nal)
         })
     })
 }

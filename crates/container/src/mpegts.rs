@@ -35,8 +35,8 @@ pub const QUEUE_EVENTS_MAX: usize = 16_384;
 /// Most payload bytes that wait to be polled; later events are left out and counted.
 pub const QUEUE_BYTES_MAX: usize = 64 << 20;
 
-/// spec: ISO/IEC 13818-1 §2.4.3.2
-const PACKET_BYTES: usize = 188;
+/// Bytes of a packet. spec: ISO/IEC 13818-1 §2.4.3.2
+pub const PACKET_BYTES: usize = 188;
 const SYNC_BYTE: u8 = 0x47;
 /// spec: ISO/IEC 13818-1 table 2-3
 const PID_PAT: u16 = 0;

@@ -49,6 +49,8 @@ pub struct Api {
     pub hub: Arc<Hub>,
     /// Keys.
     pub store: Arc<Store>,
+    /// The first event that is not in the store yet.
+    pub events_kept: tokio::sync::watch::Receiver<u64>,
     /// Renders all metrics as text.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Figures of delivery, by stream.

@@ -1,9 +1,10 @@
-//! Sockets of the contribution protocols, in and out, tied to the hub: RTMP, RTMPS, SRT, and MPEG-TS over
-//! UDP.
+//! Sockets of the contribution protocols, in and out, tied to the hub: RTMP, RTMPS, SRT, MPEG-TS over UDP, and HLS of
+//! other servers.
 //!
 //! Sessions are sans-IO values of the protocol crates; here are their sockets, clocks and tasks. Every wait on a peer has
 //! a limit, reading and writing run side by side, and a session that panics dies alone.
 
+mod hls_pull;
 mod rtmp_session;
 mod sampling;
 mod slate;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span, debug, info, info_span, warn};
 
+pub use crate::hls_pull::HlsPull;
 pub use crate::rtmp_session::RtmpPull;
 pub use crate::sampling::SamplingSettings;
 pub use crate::slate::{AlwaysOn, SlateSettings};

@@ -275,6 +275,11 @@ impl Connection<'_> {
                     publishing.leg.announce(Instant::now(), announcement(&metadata));
                 }
             }
+            Event::Captured { time_nanos, info } => {
+                if let Role::Publishing(publishing) = &mut self.role {
+                    publishing.leg.captured(arrival(), time_nanos, info.day_nanos, info.frames);
+                }
+            }
             Event::Media { time_nanos, media } => self.on_media(time_nanos, media),
             Event::Damaged => {
                 if let Role::Publishing(publishing) = &mut self.role {

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use media::{AudioCodec, AudioConfig, CodecConfig, FrameRate, TrackKind, VideoCodec};
+use codec::{Capture, CaptureReader};
+use media::{AccessUnit, AudioCodec, AudioConfig, CodecConfig, FrameRate, TrackKind, VideoCodec};
 use tokio::sync::watch;
 
 use crate::copies;
@@ -47,6 +48,25 @@ pub struct Leg {
     ready: Vec<Ready>,
     /// How long ago what it brings now was due.
     late: Duration,
+    /// Reads when pictures were captured.
+    reader: Option<CaptureReader>,
+    /// When pictures were captured, as told last.
+    capture: Option<Captured>,
+}
+
+/// When pictures were captured, by their encoder's clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Captured {
+    /// UTC of capture less leg time, in nanoseconds.
+    pub(crate) offset: i64,
+    /// UTC of arrival less that of capture, in nanoseconds.
+    pub(crate) delay: i64,
+}
+
+impl Captured {
+    fn new(at: Arrival, utc: i64, leg: i64) -> Self {
+        Self { offset: utc.saturating_sub(leg), delay: at.utc_nanos.saturating_sub(utc) }
+    }
 }
 
 /// Bytes per second of media that a leg may bring, over any longer time: 200 Mbit/s.
@@ -115,6 +135,8 @@ impl Leg {
             jumps: 0,
             ready: Vec::new(),
             late: Duration::ZERO,
+            reader: None,
+            capture: None,
         }
     }
 
@@ -126,6 +148,15 @@ impl Leg {
     /// What it brings from here on was due so long ago: it lies where it would lie if it had come then.
     pub fn set_late(&mut self, late: Duration) {
         self.late = late;
+    }
+
+    /// What has this time of the peer's clock (nanoseconds) was captured at this time of the peer's day (nanoseconds since midnight), and so
+    /// many pictures later.
+    pub fn captured(&mut self, at: Arrival, time_nanos: i64, day_nanos: i64, frames: u32) {
+        let frame = |rate: FrameRate| media::Timescale::VIDEO.nanos(rate.frame_duration(media::Timescale::VIDEO));
+        let Some(frame) = self.timeline.frame_rate().map(frame).or((frames == 0).then_some(0)) else { return };
+        let utc = Capture::TimeOfDay(day_nanos + i64::from(frames) * frame).utc_nanos(at.utc_nanos);
+        self.capture = utc.zip(self.timeline.leg_nanos(time_nanos)).map(|(utc, leg)| Captured::new(at, utc, leg));
     }
 
     /// A receiver that tells when the session must end, and why.
@@ -275,6 +306,14 @@ impl Leg {
         self.forward(at);
     }
 
+    /// When a picture was captured, where it says so.
+    fn read_capture(&mut self, at: Arrival, unit: &AccessUnit) {
+        if let Some(captured) = self.reader.as_ref().and_then(|reader| reader.read(&unit.payload)) {
+            let leg = media::Timescale::VIDEO.nanos(unit.pts.0);
+            self.capture = captured.utc_nanos(at.utc_nanos).map(|utc| Captured::new(at, utc, leg));
+        }
+    }
+
     /// Hands what the timeline has to the stream.
     fn forward(&mut self, at: Arrival) {
         let stream = Arc::clone(&self.stream);
@@ -288,6 +327,7 @@ impl Leg {
                         CodecConfig::Audio(audio) => self.audio_scale = Some(audio.timescale),
                         CodecConfig::Video(video) => {
                             self.hashed_as = video.codec;
+                            self.reader = Some(CaptureReader::new(video));
                             self.vitals.restart();
                         }
                     }
@@ -301,6 +341,7 @@ impl Leg {
             if unit.track == TrackKind::Video {
                 has_picture = true;
                 self.vitals.on_picture(unit.payload.len());
+                self.read_capture(at, &unit);
             }
             let audio_scale = self.audio_scale.unwrap_or(media::Timescale::VIDEO);
             let scale = if unit.track == TrackKind::Audio { audio_scale } else { media::Timescale::VIDEO };
@@ -312,6 +353,12 @@ impl Leg {
         let mut shared = stream.lock();
         if !shared.has_leg(self.id) {
             return;
+        }
+        if jumps != self.jumps {
+            self.capture = None; // told of the stamps before
+        }
+        if has_picture {
+            Stream::set_capture(&mut shared, self.id, self.capture);
         }
         if std::mem::replace(&mut self.jumps, jumps) != jumps {
             stream.emitting(&mut shared, at, |shared| stream.on_jump(shared, at, self.id));

@@ -87,6 +87,9 @@ pub struct LegStatus {
     pub transport: Option<Transport>,
     /// How it compares to the other copies, where there are any.
     pub copy: Option<CopyFigures>,
+    /// By how many nanoseconds its last picture came after it was captured, by the encoder's clock, where the encoder tells; negative
+    /// where that clock is ahead.
+    pub capture_delay_nanos: Option<i64>,
 }
 
 /// A leg that is silent for this many times the silence that makes it suspect is dead.
@@ -119,6 +122,7 @@ pub(crate) struct LegRecord {
     pub(crate) observed: Observed,
     pub(crate) repairs: Repairs,
     pub(crate) transport: Option<Transport>,
+    pub(crate) capture_delay_nanos: Option<i64>,
     pub(crate) links: Vec<Link>,
     pub(crate) markers: VecDeque<Marker>,
     pub(crate) ts_errors: Vec<(&'static str, u64)>,
@@ -147,6 +151,7 @@ impl LegRecord {
             observed: Observed::default(),
             repairs: Repairs::default(),
             transport: None,
+            capture_delay_nanos: None,
             links: Vec::new(),
             markers: VecDeque::new(),
             ts_errors: Vec::new(),
@@ -221,6 +226,7 @@ impl LegRecord {
             repairs: self.repairs,
             transport: self.transport,
             copy: program.copy_figures(self.id),
+            capture_delay_nanos: self.capture_delay_nanos,
         }
     }
 }

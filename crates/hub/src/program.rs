@@ -30,6 +30,8 @@ const STEPS: usize = 16;
 const TOLERANCE: i64 = 720;
 /// Pictures in a row at whose place something else stands before a leg is no longer called a copy.
 const CONFLICTS_MAX: u32 = 8;
+/// Pictures in a row that a copy must be the first to bring before it is no longer called late.
+const FIRSTS: u32 = 8;
 /// Units in a row that must be found as far from where a copy puts them before it is moved.
 const DRIFT_RUN: u32 = 3;
 /// Farthest that a grid moves.
@@ -95,6 +97,8 @@ struct Feed {
     /// It joined as a copy of another one.
     is_copy: bool,
     conflicts: u32,
+    /// Pictures in a row that it was the first to bring.
+    firsts: u32,
     /// Where its units are found, beside where it puts them.
     drift: [Run; 2],
     last: Instant,
@@ -144,6 +148,8 @@ pub(crate) struct Program {
     line: Line,
     /// How far it was pushed ahead of the line, because what was to be joined began a little before its end.
     ahead: i64,
+    /// UTC of capture less program time, in nanoseconds, where the encoder tells.
+    capture: Option<i64>,
 }
 
 /// Where program time lies on the clock, by what came with the least delay of the last units. A source that joins is placed by its own
@@ -190,6 +196,7 @@ impl Program {
             last_arrival: None,
             line: Line::default(),
             ahead: 0,
+            capture: None,
         }
     }
 
@@ -245,6 +252,13 @@ impl Program {
     /// Appends something that is no unit.
     pub(crate) fn mark(&mut self, arrival_utc_nanos: i64, item: Item) {
         self.ring.push(Entry { arrival_utc_nanos, tracks: Arc::clone(&self.tracks), item });
+    }
+
+    /// UTC of capture less leg time, in nanoseconds, of a leg that may feed the program.
+    pub(crate) fn set_capture(&mut self, leg: u64, capture: Option<i64>) {
+        if let Some(feed) = self.feeds.first().filter(|feed| feed.leg == leg) {
+            self.capture = capture.map(|capture| capture.saturating_sub(Timescale::VIDEO.nanos(feed.video_shift)));
+        }
     }
 
     /// A configuration of a leg that feeds the program: in force from its next random access point on.
@@ -396,15 +410,24 @@ impl Program {
                 }
                 None => {
                     waiting.insert(dts, held);
+                    self.on_first(index, track);
                 }
             }
         }
         if self.lag.is_zero() { self.release(at, track) } else { self.release_all(at) }
     }
 
+    /// A copy came before any other.
+    fn on_first(&mut self, index: usize, track: TrackKind) {
+        if let Some(feed) = self.feeds.get_mut(index).filter(|_| track == TrackKind::Video) {
+            feed.firsts = feed.firsts.saturating_add(1);
+        }
+    }
+
     /// A copy came so much later than the first one.
     fn on_late(&mut self, index: usize, late: Duration) {
         let Some(feed) = self.feeds.get_mut(index) else { return };
+        feed.firsts = 0;
         feed.figures.late = late;
         feed.figures.late_max = feed.figures.late_max.max(late);
         if self.mode == MergeMode::Steady {
@@ -446,7 +469,8 @@ impl Program {
 
     /// The legs that feed the program and come too late to fill what the others lack.
     pub(crate) fn laggards(&self) -> impl Iterator<Item = u64> {
-        self.feeds.iter().filter(|feed| feed.figures.late > self.window).map(|feed| feed.leg)
+        let is_late = |feed: &&Feed| feed.figures.late > self.window && feed.firsts < FIRSTS;
+        self.feeds.iter().filter(is_late).map(|feed| feed.leg)
     }
 
     /// Where the next unit of a track is expected; none before the first.
@@ -535,7 +559,7 @@ impl Program {
         if unit.track == TrackKind::Video || self.tracks.video.is_none() {
             self.last_arrival = Some(at.now); // of the track whose head tells where the program is
             if let Some(dts) = self.head().zip(self.reorder_lead()).map(|(head, lead)| head - lead) {
-                self.line.observe(at.now, dts);
+                self.line.observe(at.now, dts - self.ahead);
             }
         }
         if let Some(feed) = self.feeds.iter_mut().find(|feed| feed.leg == leg)

@@ -37,6 +37,8 @@ pub(crate) struct Standby {
     pub(crate) announced: Announced,
     pub(crate) tracks: Tracks,
     pub(crate) units: VecDeque<(Arrival, Incoming)>,
+    /// UTC of capture less leg time, in nanoseconds, where the encoder tells.
+    pub(crate) capture: Option<i64>,
     /// It fed the program before: what it brings now may have been held up on its way.
     pub(crate) has_fed: bool,
     bytes: usize,
@@ -45,7 +47,7 @@ pub(crate) struct Standby {
 impl Standby {
     pub(crate) fn new(since: Instant) -> Self {
         let (announced, tracks, units) = (Announced::default(), Tracks::default(), VecDeque::new());
-        Self { since, announced, tracks, units, has_fed: false, bytes: 0 }
+        Self { since, announced, tracks, units, capture: None, has_fed: false, bytes: 0 }
     }
 
     /// From here on the configuration is this one; what came before it is of no use.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::HubConfig;
 use crate::copies::CopyStats;
 use crate::event::{Draft, EventKind, EventLog, SwitchReason};
-use crate::leg::{Leg, Ready};
+use crate::leg::{Captured, Leg, Ready};
 use crate::legs::{LegRecord, LegState, LegStatus};
 use crate::observe::{Advice, Observed, lint};
 use crate::program::{Arrival, Program, ProgramStats};
@@ -486,6 +486,17 @@ impl Stream {
         if program.feeds().count() < feeds {
             let text = format!("{} has other sound now: copies of it are looked for anew", leg.describe());
             self.tell(at, Draft::new(EventKind::Parted, Some(id), text));
+        }
+    }
+
+    /// When a leg's pictures were captured, as far as is known.
+    pub(crate) fn set_capture(shared: &mut Shared, id: u64, capture: Option<Captured>) {
+        let Shared { program, legs, .. } = shared;
+        let offset = capture.map(|capture| capture.offset);
+        program.set_capture(id, offset);
+        if let Some(leg) = legs.iter_mut().find(|leg| leg.id == id) {
+            leg.standby.capture = offset;
+            leg.capture_delay_nanos = capture.map(|capture| capture.delay);
         }
     }
 

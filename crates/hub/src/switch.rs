@@ -188,6 +188,9 @@ impl Stream {
         } else if squeezed > 0 {
             let _ = write!(text, "; {squeezed} pictures of its GOP were caught up");
         }
+        if joined.is_some_and(|joined| joined.is_by_capture) {
+            text.push_str("; aligned by the times of capture");
+        }
         if let Some(passed) = since_last {
             let _ = write!(text, "; {} ms since the last picture arrived", passed.as_millis());
         }
@@ -216,6 +219,9 @@ impl Stream {
         let lead = program.lead_of(shifts, &leg.standby);
         if lead.saturating_sub(program.lag()) > self.config.merge_window {
             return; // too far ahead: what it has kept is used when it is needed
+        }
+        if leg.weakness.is_some() && lead > self.config.merge_window / 2 {
+            return; // what it lacks would come too late over the others
         }
         program.add_copy(at, id, &mut leg.standby, shifts);
         let text = format!("{} carries the same encode: either may fail without loss", leg.describe());

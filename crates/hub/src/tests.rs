@@ -1,5 +1,6 @@
 //! Streams with several legs, at virtual time: copies of one encode, other encodes, and everything that goes wrong with them.
 
+mod capture;
 mod day;
 mod health;
 mod steady;
@@ -70,6 +71,8 @@ struct Path {
     delay: Duration,
     /// I P B B …
     has_b_frames: bool,
+    /// The encoder says when pictures are captured, by a clock that is wrong by so much.
+    clock_error_nanos: Option<i64>,
 }
 
 struct World {
@@ -85,6 +88,9 @@ struct World {
     /// How long after it was made each came out, in nanoseconds.
     late: Vec<(Made, i64)>,
 }
+
+/// When worlds begin, in nanoseconds since 1970: 15 s before a midnight.
+const UTC: i64 = 1_700_006_385_000_000_000;
 
 fn name() -> media::StreamName {
     "show".parse().expect("a name")
@@ -106,7 +112,7 @@ impl World {
 
     fn at(&self) -> Arrival {
         let passed = Duration::from_nanos(u64::try_from(self.now_nanos).expect("forwards"));
-        Arrival { now: self.start + passed, utc_nanos: 1_700_000_000_000_000_000 + self.now_nanos }
+        Arrival { now: self.start + passed, utc_nanos: UTC + self.now_nanos }
     }
 
     fn connect(&mut self, key: &str, rank: u8) -> Leg {
@@ -138,6 +144,10 @@ impl World {
                 _ => 0,
             };
             leg.video_unit(self.at(), nanos, frames * SECOND / RATE, made.number % GOP == 0, &made.payload());
+            if let Some(error) = path.clock_error_nanos {
+                let day = (UTC + made.nanos() + error).rem_euclid(86_400 * SECOND);
+                leg.captured(self.at(), nanos, day, 0);
+            }
         } else {
             leg.audio_unit(self.at(), AudioCodec::Aac, nanos, made.payload());
         }
@@ -322,7 +332,14 @@ fn carry(leg: usize, path: &Path, from: i64, to: i64) -> Vec<(i64, usize, Act)> 
 
 fn path(encode: u8, offset_ms: i64, delay_ms: u64, rounds_to_millis: bool) -> Path {
     let offset_nanos = offset_ms * MILLI + if rounds_to_millis { 0 } else { 123_456 };
-    Path { encode, offset_nanos, rounds_to_millis, delay: Duration::from_millis(delay_ms), has_b_frames: false }
+    Path {
+        encode,
+        offset_nanos,
+        rounds_to_millis,
+        delay: Duration::from_millis(delay_ms),
+        has_b_frames: false,
+        clock_error_nanos: None,
+    }
 }
 
 #[test]
@@ -433,7 +450,7 @@ fn the_program_returns_to_a_preferred_leg_after_the_hold_down() {
     let reasons: Vec<_> = world.switches().iter().filter_map(|event| event.reason).collect();
     assert_eq!(reasons, [SwitchReason::Joined, SwitchReason::Silent, SwitchReason::Preferred]);
     let back = world.switches().pop().expect("three");
-    let after = back.utc_nanos - 1_700_000_000_000_000_000;
+    let after = back.utc_nanos - UTC;
     assert!((16 * SECOND..19 * SECOND).contains(&after), "at its first keyframe after the hold-down: {after}");
     assert!(back.gap.is_some_and(|gap| gap < Duration::from_millis(60)), "{back:?}");
 }
@@ -679,7 +696,7 @@ fn a_leg_that_comes_back_and_stays_behind_gets_the_stream_back_all_the_same() {
         world.check();
         let back = world.switches().into_iter().find(|event| event.reason == Some(SwitchReason::Recovered));
         let back = back.unwrap_or_else(|| panic!("{behind} ms behind: it never got the stream back"));
-        let after = back.utc_nanos - 1_700_000_000_000_000_000;
+        let after = back.utc_nanos - UTC;
         assert!(after < 17 * SECOND, "{behind} ms behind: only at {} ms", after / MILLI);
         assert_eq!(world.status().legs.first().map(|leg| leg.id), Some(0));
     }

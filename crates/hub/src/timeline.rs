@@ -154,6 +154,11 @@ impl Timeline {
         Duration::from_nanos(u64::try_from(self.pace.ahead_nanos).unwrap_or(0))
     }
 
+    /// Where a time of the peer's clock lies, in nanoseconds of leg time; none before the first unit.
+    pub fn leg_nanos(&self, peer_nanos: i64) -> Option<i64> {
+        self.clock.leg_time(peer_nanos)
+    }
+
     /// The constant frame rate the video is on, if it is.
     pub fn frame_rate(&self) -> Option<FrameRate> {
         self.video.grid.frame().and_then(|frame| FrameRate::from_frame_duration(frame, Timescale::VIDEO))

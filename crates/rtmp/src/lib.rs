@@ -38,5 +38,5 @@ pub use amf0::{Value, decode_all as decode_amf0};
 pub use client::{ClientCommand, ClientConfig, ClientEvent, ClientInput, ClientSession, Role};
 pub use error::{Error, Violation};
 pub use link::{Output, Stats};
-pub use message::{Media, Metadata, codec_id};
+pub use message::{FrameInfo, Media, Metadata, codec_id};
 pub use server::{Command, Event, Input, Rejection, ServerConfig, ServerSession};

@@ -112,6 +112,53 @@ pub struct Metadata {
     pub audio_channels: Option<u8>,
 }
 
+/// When a picture was captured by the encoder's clock, as `onFI` (frame information) tells it: a data message that Flash Media Live
+/// Encoder and those after it send with pictures. `st` in it is the time of the system, `tc` a time code. Its date and zone are left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameInfo {
+    /// Nanoseconds since midnight, without `frames`.
+    pub day_nanos: i64,
+    /// Pictures since the second began, where it is a time code.
+    pub frames: u32,
+}
+
+impl FrameInfo {
+    /// From the values of a data message; `None` unless it is `onFI` with a time in it.
+    pub(crate) fn from_values(values: &[Value]) -> Option<Self> {
+        let (name, rest) = values.split_first()?;
+        let (name, rest) = if name.as_str() == Some("@setDataFrame") { rest.split_first()? } else { (name, rest) };
+        let info = rest.first().filter(|_| name.as_str() == Some("onFI"))?;
+        let text = |key: &str| info.get(key).and_then(Value::as_str);
+        text("st").and_then(system_time).or_else(|| text("tc").and_then(time_code))
+    }
+}
+
+/// Hours, minutes and seconds as seconds since midnight.
+fn day_seconds(hours: &str, minutes: &str, seconds: &str) -> Option<i64> {
+    let [hours, minutes, seconds] = [(hours, 23), (minutes, 59), (seconds, 59)]
+        .map(|(text, max)| text.parse::<i64>().ok().filter(|number| (0..=max).contains(number)));
+    Some(hours? * 3600 + minutes? * 60 + seconds?)
+}
+
+/// `HH:MM:SS.mmm`
+fn system_time(text: &str) -> Option<FrameInfo> {
+    let mut fields = text.splitn(3, ':');
+    let (hours, minutes, rest) = (fields.next()?, fields.next()?, fields.next()?);
+    let (seconds, fraction) = rest.split_once(['.', ':', ',']).unwrap_or((rest, "0"));
+    let digits =
+        fraction.get(..fraction.len().min(9)).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()))?;
+    let fraction: i64 = format!("{digits:0<9}").parse().ok()?;
+    Some(FrameInfo { day_nanos: day_seconds(hours, minutes, seconds)? * 1_000_000_000 + fraction, frames: 0 })
+}
+
+/// `HH:MM:SS:FF`; with `;` where numbers are dropped. spec: SMPTE ST 12-1
+fn time_code(text: &str) -> Option<FrameInfo> {
+    let mut fields = text.split([':', ';', '.']);
+    let (hours, minutes, seconds) = (fields.next()?, fields.next()?, fields.next()?);
+    let frames = fields.next()?.parse().ok().filter(|frames| *frames < 240)?;
+    Some(FrameInfo { day_nanos: day_seconds(hours, minutes, seconds)? * 1_000_000_000, frames })
+}
+
 impl Metadata {
     /// From the values of a data message; `None` unless it is `onMetaData`, with or without `@setDataFrame`.
     pub(crate) fn from_values(values: &[Value]) -> Option<Self> {
@@ -252,11 +299,53 @@ impl Unroller {
         self.last = Some(unrolled);
         unrolled
     }
+
+    /// What a timestamp beside media means; 0, which some send with everything that is no media, is the media before. None before the first
+    /// media, and far from it.
+    pub(crate) fn beside(&self, timestamp: u32) -> Option<i64> {
+        let last = self.last?;
+        let unrolled = if timestamp == 0 { last } else { Self { last: Some(last) }.unroll(timestamp) };
+        (unrolled.abs_diff(last) <= BESIDE_MS_MAX).then_some(unrolled)
+    }
 }
+
+/// Furthest that what is told of a picture lies from media.
+const BESIDE_MS_MAX: u64 = 5000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn frame_information_is_a_time_of_day() {
+        let info = |key: &str, text: &str| {
+            FrameInfo::from_values(&[
+                "onFI".into(),
+                Value::Object(vec![("sd".into(), "29-11-2026".into()), (key.into(), text.into())]),
+            ])
+        };
+        let at = |seconds: i64, nanos, frames| Some(FrameInfo { day_nanos: seconds * 1_000_000_000 + nanos, frames });
+        assert_eq!(info("st", "11:12:13.5"), at(40_333, 500_000_000, 0));
+        assert_eq!(info("st", "11:12:13.045"), at(40_333, 45_000_000, 0));
+        assert_eq!(info("st", "11:12:13"), at(40_333, 0, 0));
+        assert_eq!(info("tc", "11:12:13;24"), at(40_333, 0, 24));
+        for wrong in ["", "11:12", "25:00:00", "a:b:c", "11:12:13.x", "-1:00:00", "11:12:13.é"] {
+            assert_eq!((info("st", wrong), info("tc", wrong)), (None, None), "{wrong}");
+        }
+        assert_eq!(FrameInfo::from_values(&["onFI".into()]), None);
+    }
+
+    #[test]
+    fn what_is_beside_media_has_its_time_and_does_not_move_it() {
+        let mut unroller = Unroller::default();
+        assert_eq!(unroller.beside(40), None);
+        unroller.unroll(10_000);
+        assert_eq!(
+            (unroller.beside(10_040), unroller.beside(0), unroller.beside(90_000)),
+            (Some(10_040), Some(10_000), None)
+        );
+        assert_eq!(unroller.unroll(10_020), 10_020);
+    }
 
     #[test]
     fn timestamps_unroll_over_the_wrap_and_back() {

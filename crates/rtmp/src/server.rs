@@ -11,7 +11,7 @@ use crate::amf0::{self, Value, object};
 use crate::chunk::Message;
 use crate::handshake::Handshake;
 use crate::link::{Link, Output, Stats};
-use crate::message::{self, CommandMessage, Media, Metadata, Unroller, type_id};
+use crate::message::{self, CommandMessage, FrameInfo, Media, Metadata, Unroller, type_id};
 use crate::{Error, Violation};
 
 /// Time for C0 to C2. spec: RTMP 1.0 §5.2 sets none
@@ -142,6 +142,13 @@ pub enum Event {
     },
     /// The publisher described its stream.
     Metadata(Metadata),
+    /// The publisher says when a picture was captured.
+    Captured {
+        /// Decode time of the picture, as that of media.
+        time_nanos: i64,
+        /// When.
+        info: FrameInfo,
+    },
     /// Audio or video of one track.
     Media {
         /// Decode time in nanoseconds: 32-bit milliseconds unrolled, plus a nanosecond offset.
@@ -312,11 +319,16 @@ impl ServerSession {
             }
             type_id::DATA_AMF0 | type_id::DATA_AMF3 => {
                 // A damaged description harms nobody. ERTMP-05
-                if let Some(metadata) =
-                    message::decode_data(message).ok().and_then(|values| Metadata::from_values(&values))
-                    && matches!(self.state, State::Publishing { .. })
+                if let State::Publishing { clock, .. } = &self.state
+                    && let Ok(values) = message::decode_data(message)
                 {
-                    self.link.push(Event::Metadata(metadata));
+                    if let Some(metadata) = Metadata::from_values(&values) {
+                        self.link.push(Event::Metadata(metadata));
+                    } else if let Some((info, time)) =
+                        FrameInfo::from_values(&values).zip(clock.beside(message.timestamp))
+                    {
+                        self.link.push(Event::Captured { time_nanos: time.saturating_mul(1_000_000), info });
+                    }
                 }
                 Ok(())
             }

@@ -15,16 +15,18 @@ use std::time::Duration;
 
 use crate::webhooks::Webhook;
 use delivery::DeliveryConfig;
-use gateway::{RtmpPull, SamplingSettings, SlateSettings, SrtCall, SrtSettings, UdpStream};
+use gateway::{HlsPull, RtmpPull, SamplingSettings, SlateSettings, SrtCall, SrtSettings, UdpStream};
 use hls::PackagerConfig;
 use hub::{HubConfig, MergeMode, SecondPublisher};
 use listen::ConnectionLimits;
 use serde::{Deserialize, Serialize};
 
 pub use contribution::{
-    CallMode, CipherMode, GroupMode, MpegtsTable, RtmpPullTable, RtmpTable, SrtCallTable, SrtLinkTable, SrtTable,
-    UdpStreamTable, UdpTable,
+    CallMode, CipherMode, GroupMode, HlsPullTable, MpegtsTable, RtmpPullTable, RtmpTable, SrtCallTable, SrtLinkTable,
+    SrtTable, UdpStreamTable, UdpTable,
 };
+
+use contribution::hls_pulls;
 
 pub use sampling::SamplingTable;
 pub use slate::{AlwaysOnTable, SlateTable};
@@ -264,6 +266,9 @@ pub struct HlsTable {
     pub segment_target_ms: u64,
     /// Shortest content of a playlist, up to 3,600 s; eight target durations are kept in any case. Costs memory.
     pub window_seconds: u64,
+    /// `[[hls.pull]]`: streams that are fetched from other servers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pull: Vec<HlsPullTable>,
 }
 
 /// How close to the live edge players stay.
@@ -279,7 +284,13 @@ pub enum HlsProfile {
 
 impl Default for HlsTable {
     fn default() -> Self {
-        Self { profile: HlsProfile::Default, part_target_ms: 200, segment_target_ms: 2000, window_seconds: 32 }
+        Self {
+            profile: HlsProfile::Default,
+            part_target_ms: 200,
+            segment_target_ms: 2000,
+            window_seconds: 32,
+            pull: Vec::new(),
+        }
     }
 }
 
@@ -350,6 +361,8 @@ pub struct Config {
     pub srt_settings: SrtSettings,
     /// Streams that are fetched over RTMP.
     pub rtmp_pulls: Vec<RtmpPull>,
+    /// Streams that are fetched over HLS.
+    pub hls_pulls: Vec<HlsPull>,
     /// SRT calls to other servers.
     pub srt_calls: Vec<SrtCall>,
     /// Streams over plain UDP, in and out.
@@ -495,6 +508,7 @@ impl ConfigFile {
     #[must_use]
     pub fn redacted(mut self) -> Self {
         self.rtmp.redact();
+        self.hls.pull.iter_mut().for_each(HlsPullTable::redact);
         self.srt.redact();
         self.webhook.iter_mut().for_each(WebhookTable::redact);
         self
@@ -577,6 +591,7 @@ impl TryFrom<ConfigFile> for Config {
             srt: listen(file.listen.srt),
             srt_settings: file.srt.settings()?,
             rtmp_pulls: file.rtmp.pulls()?,
+            hls_pulls: hls_pulls(&file.hls.pull)?,
             srt_calls: file.srt.calls()?,
             udp: file.udp.streams(file.srt.silent_seconds)?,
             programs: file.mpegts.programs()?,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use control::{EventView, Store};
 use hub::{Event, EventKind, EventLog, Hub, SwitchReason};
 use telemetry::Metrics;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -23,6 +24,8 @@ pub(crate) struct EventFollower {
     next: u64,
     /// The first that was neither logged nor counted yet.
     unseen: u64,
+    /// Tells which is the first that is not in the store yet.
+    kept: watch::Sender<u64>,
 }
 
 impl EventFollower {
@@ -30,7 +33,12 @@ impl EventFollower {
     pub(crate) fn new(hub: &Hub, store: &Arc<Store>, metrics: Metrics) -> Self {
         let log = Arc::clone(hub.events());
         let next = *log.watch().borrow();
-        Self { log, store: Arc::clone(store), metrics, next, unseen: next }
+        Self { log, store: Arc::clone(store), metrics, next, unseen: next, kept: watch::Sender::new(next) }
+    }
+
+    /// The first event that is not in the store yet.
+    pub(crate) fn kept(&self) -> watch::Receiver<u64> {
+        self.kept.subscribe()
     }
 
     /// Until the server has stopped; then what is left.
@@ -71,6 +79,7 @@ impl EventFollower {
                 return false;
             }
             self.next = last.number + 1;
+            self.kept.send_replace(self.next);
         }
     }
 

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use control::{Api, DeliveryFigures, DrainRequest, EraRow, KeyPurpose, Store};
 use delivery::{Delivery, EraRecord, EraStore, Saving, Surroundings};
-use gateway::{Doors, Draining, Gateway, Grant, RtmpPull, SamplingSettings, SlateSettings, SrtCall, UdpStream};
+use gateway::{
+    Doors, Draining, Gateway, Grant, HlsPull, RtmpPull, SamplingSettings, SlateSettings, SrtCall, UdpStream,
+};
 use hub::{Arrival, Hub};
 use media::{PlayRefusal, Playback, StreamKey, StreamName};
 use serde::{Deserialize, Serialize};
@@ -263,8 +265,7 @@ impl Server {
         let authorize = Arc::clone(&doors.play);
         let gateway = Gateway::new(Arc::clone(&hub), doors, config.rtmp_connections, metrics.clone(), draining.clone())
             .with_programs(config.programs);
-        let eras = Arc::new(Eras(Arc::clone(&store)));
-        let (streams, shutdown) = (Arc::clone(&hub), draining.clone());
+        let (eras, streams, shutdown) = (Arc::new(Eras(Arc::clone(&store))), Arc::clone(&hub), draining.clone());
         let (follower, told) = (EventFollower::new(&hub, &store, metrics.clone()), metrics.clone());
         let surroundings = Surroundings { hub: streams, eras, authorize, metrics, shutdown };
         let delivery = Delivery::new(config.delivery, surroundings);
@@ -280,20 +281,21 @@ impl Server {
         if let Some(socket) = srt {
             gateway.serve_srt(socket, config.srt_settings).context("cannot serve SRT")?;
         }
-        let lookers = (config.slates, config.sampling);
-        start_configured(&gateway, config.udp, (config.rtmp_pulls, config.srt_calls), lookers).await?;
+        let (lookers, fetched) = ((config.slates, config.sampling), (config.rtmp_pulls, config.hls_pulls));
+        start_configured(&gateway, config.udp, fetched, config.srt_calls, lookers).await?;
         if let Some(certificate) = certificate {
             serve_tls(&certificate, (https, rtmps), &delivery, &gateway)?;
             tracker.spawn(certificate.watch(draining.clone()));
         }
         tracker.spawn(run_clock(Arc::clone(&hub), draining.clone()));
         let ready = Arc::new(AtomicBool::new(true));
+        let events_kept = follower.kept();
         tracker.spawn(follower.run(stopped.clone()));
         for webhook in config.webhooks {
             tracker.spawn(webhooks::tell(webhook, Arc::clone(hub.events()), told.clone(), stopped.clone()));
         }
         let (drain, drain_wanted) = watch::channel(None);
-        let api = make_api(&hub, &store, registry, &delivery, &ready, (&tracker, &stopped, drain));
+        let api = make_api(&hub, (&store, events_kept), registry, &delivery, &ready, (&tracker, &stopped, drain));
         serve_operations(api, ops, &config.state, &stopped, &tracker)?;
         let first_token = store.first_operator_token().await?;
         write_addresses(&config.state, &addresses)?;
@@ -402,7 +404,8 @@ fn serve_tls(
 async fn start_configured(
     gateway: &Gateway,
     (inputs, outputs): (Vec<UdpStream>, Vec<UdpStream>),
-    (pulls, calls): (Vec<RtmpPull>, Vec<SrtCall>),
+    (rtmp_pulls, hls_pulls): (Vec<RtmpPull>, Vec<HlsPull>),
+    calls: Vec<SrtCall>,
     (slates, sampling): (Option<SlateSettings>, Option<SamplingSettings>),
 ) -> anyhow::Result<()> {
     slates.into_iter().for_each(|slates| gateway.run_slates(slates));
@@ -414,14 +417,15 @@ async fn start_configured(
     for output in outputs {
         gateway.send_udp(output).await.context("cannot send over UDP")?;
     }
-    pulls.into_iter().for_each(|pull| gateway.pull_rtmp(pull));
+    rtmp_pulls.into_iter().for_each(|pull| gateway.pull_rtmp(pull));
+    hls_pulls.into_iter().for_each(|pull| gateway.pull_hls(pull));
     calls.into_iter().for_each(|call| gateway.call_srt(call));
     Ok(())
 }
 
 fn make_api(
     hub: &Arc<Hub>,
-    store: &Arc<Store>,
+    (store, events_kept): (&Arc<Store>, watch::Receiver<u64>),
     registry: Registry,
     delivery: &Delivery,
     ready: &Arc<AtomicBool>,
@@ -451,6 +455,7 @@ fn make_api(
     Api {
         hub: Arc::clone(hub),
         store: Arc::clone(store),
+        events_kept,
         metrics: Arc::new(metrics),
         delivery: Arc::new(delivery),
         ready: Arc::clone(ready),

@@ -19,6 +19,8 @@ pub enum Protocol {
     srt,
     /// MPEG-TS over plain UDP.
     udp,
+    /// HLS and LL-HLS of another server, fetched.
+    hls,
 }
 
 impl Protocol {
@@ -29,6 +31,7 @@ impl Protocol {
             Self::rtmps => "rtmps",
             Self::srt => "srt",
             Self::udp => "udp",
+            Self::hls => "hls",
         }
     }
 }

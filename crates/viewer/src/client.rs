@@ -276,11 +276,18 @@ impl Client {
     /// # Errors
     /// In words: the server cannot be reached, does not speak HTTP, or does not answer in time.
     pub async fn fetch(&self, fetch: &Fetch) -> Result<Answer, String> {
-        let keep = fetch.what == What::Playlist;
+        Ok(self.fetch_with_body(fetch, fetch.what == What::Playlist).await?.0)
+    }
+
+    /// Likewise, and the body, where it is to be kept.
+    ///
+    /// # Errors
+    /// As [`Client::fetch`].
+    pub async fn fetch_with_body(&self, fetch: &Fetch, keep: bool) -> Result<(Answer, Bytes), String> {
         let received = self.get(&fetch.url, fetch.range, keep).await?;
-        let playlist =
-            (keep && received.status == 200).then(|| self.shared.playlist(&received, fetch.multivariant.as_deref()));
-        Ok(Answer {
+        let is_playlist = fetch.what == What::Playlist && received.status == 200;
+        let playlist = is_playlist.then(|| self.shared.playlist(&received, fetch.multivariant.as_deref()));
+        let answer = Answer {
             url: received.url.clone(),
             status: received.status,
             timing: received.timing,
@@ -288,7 +295,8 @@ impl Client {
             playlist,
             cache_hit: cache_hit(&received),
             age_seconds: received.header("age").parse().ok(),
-        })
+        };
+        Ok((answer, received.body))
     }
 
     /// One GET; the body is kept, or counted.

@@ -39,13 +39,25 @@ const SLOPE_FROM_SECONDS: f64 = 10.0;
 /// Between two measurements of latency.
 const LATENCY_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Which variant is played.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// The best that the bandwidth allows, as measured.
+    #[default]
+    Bandwidth,
+    /// The one with the highest bit rate, always.
+    Best,
+    /// Always this one, counted from 0 in the order of the playlist; the last one if there are fewer.
+    Number(usize),
+}
+
 /// How the player behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlayerSettings {
     /// Uses parts, blocking reload and delta updates where they are offered.
     pub low_latency: bool,
-    /// Stays on this variant, counted from 0 in the order of the playlist; none: chooses by bandwidth.
-    pub variant: Option<usize>,
+    /// Which variant.
+    pub variant: Choice,
     /// Bits per second believed in at first.
     pub bandwidth: u64,
     /// Most measurements kept of a kind.
@@ -54,7 +66,7 @@ pub struct PlayerSettings {
 
 impl Default for PlayerSettings {
     fn default() -> Self {
-        Self { low_latency: true, variant: None, bandwidth: 1_500_000, samples_max: 20_000 }
+        Self { low_latency: true, variant: Choice::Bandwidth, bandwidth: 1_500_000, samples_max: 20_000 }
     }
 }
 
@@ -63,8 +75,20 @@ impl Default for PlayerSettings {
 pub enum What {
     /// A playlist of either kind: the answer needs it read.
     Playlist,
-    /// Media or what initializes a decoder: the answer needs its size only.
-    Media,
+    /// What initializes a decoder: the answer needs its size only.
+    Init {
+        /// Of the track that the variant lists itself, 0, or of its sound, 1.
+        track: usize,
+    },
+    /// Media: the answer needs its size only. Each track asks for one after the other, in order.
+    Media {
+        /// As above.
+        track: usize,
+        /// Media time as dated, in nanoseconds since 1970: where it begins, and how long it is. Of what is only hinted, an estimate.
+        start: i64,
+        /// Nanoseconds.
+        duration: i64,
+    },
 }
 
 /// A request.
@@ -186,6 +210,8 @@ pub struct Follower {
     next_id: u64,
     out: VecDeque<Output>,
     playback: Playback,
+    /// Where playback began last.
+    start: Option<i64>,
     /// Distance to live that is kept.
     target: Option<i64>,
     startup: Startup,
@@ -216,6 +242,7 @@ impl Follower {
             next_id: 0,
             out: VecDeque::new(),
             playback: Playback::new(),
+            start: None,
             target: None,
             startup: Startup::default(),
             quality: Quality::new(settings.samples_max),
@@ -223,7 +250,7 @@ impl Follower {
             is_done: false,
         };
         let url = follower.url.clone();
-        follower.fetch(url, None, What::Playlist, Purpose::Multivariant);
+        follower.fetch(url, None, Purpose::Multivariant);
         follower
     }
 
@@ -244,6 +271,16 @@ impl Follower {
     /// The variant being played, where there are several.
     pub fn variant_bandwidth(&self) -> Option<u64> {
         self.list().and_then(|list| list.variants.get(self.variant)).and_then(|variant| variant.bandwidth)
+    }
+
+    /// Media time (as dated, nanoseconds since 1970) at which playback began last: what is fetched begins at the random access point before.
+    pub fn start(&self) -> Option<i64> {
+        self.start
+    }
+
+    /// Nothing is added to it any more, or it is a recording.
+    pub fn has_end(&self) -> bool {
+        self.tracks.iter().any(Track::has_end)
     }
 
     /// All of the stream was played.
@@ -291,7 +328,12 @@ impl Follower {
         }
     }
 
-    fn fetch(&mut self, url: Url, range: Option<ByteRange>, what: What, purpose: Purpose) {
+    fn fetch(&mut self, url: Url, range: Option<ByteRange>, purpose: Purpose) {
+        let what = match &purpose {
+            Purpose::Multivariant | Purpose::Playlist { .. } => What::Playlist,
+            Purpose::Init { track } => What::Init { track: *track },
+            Purpose::Media { track, item } => What::Media { track: *track, start: item.start, duration: item.duration },
+        };
         let id = self.next_id;
         self.next_id += 1;
         self.quality.requests += 1;
@@ -402,10 +444,11 @@ impl Follower {
 
     /// The variant that the bandwidth allows.
     fn choose(&self, list: &MultivariantPlaylist) -> usize {
-        if let Some(fixed) = self.settings.variant {
-            return fixed.min(list.variants.len().saturating_sub(1));
-        }
-        let allowed = self.bandwidth.estimate().saturating_mul(BANDWIDTH_PERCENT) / 100;
+        let allowed = match self.settings.variant {
+            Choice::Number(fixed) => return fixed.min(list.variants.len().saturating_sub(1)),
+            Choice::Best => u64::MAX,
+            Choice::Bandwidth => self.bandwidth.estimate().saturating_mul(BANDWIDTH_PERCENT) / 100,
+        };
         let rates = || list.variants.iter().map(|variant| variant.bandwidth.unwrap_or(0)).enumerate();
         let fits = rates().filter(|(_, rate)| *rate <= allowed).max_by_key(|(_, rate)| *rate);
         fits.or_else(|| rates().min_by_key(|(_, rate)| *rate)).map_or(0, |(index, _)| index)
@@ -474,7 +517,7 @@ impl Follower {
             let Some((start, target)) = self.tracks.first().and_then(|track| track.live_start(low_latency)) else {
                 return;
             };
-            self.target = target;
+            (self.start, self.target) = (Some(start), target);
             if self.playback.has_begun() {
                 self.playback.seek(at.now, start);
             } else {
@@ -606,7 +649,7 @@ impl Follower {
         if self.retry_at.is_some_and(|retry| retry <= at.now) {
             self.retry_at = None;
             let url = self.url.clone();
-            self.fetch(url, None, What::Playlist, Purpose::Multivariant);
+            self.fetch(url, None, Purpose::Multivariant);
         }
         let position = self.playback.position(at.now);
         for index in 0..self.tracks.len() {
@@ -625,12 +668,12 @@ impl Follower {
             let reload = if has_playlist { None } else { track.next_reload(at.now, self.settings.low_latency) };
             let media = if has_media { None } else { track.next_media(at.now, position, self.settings.low_latency) };
             if let Some((url, asked)) = reload {
-                self.fetch(url, None, What::Playlist, Purpose::Playlist { track: index, asked });
+                self.fetch(url, None, Purpose::Playlist { track: index, asked });
             }
             match media {
-                Some(Ok((url, range, None))) => self.fetch(url, range, What::Media, Purpose::Init { track: index }),
+                Some(Ok((url, range, None))) => self.fetch(url, range, Purpose::Init { track: index }),
                 Some(Ok((url, range, Some(item)))) => {
-                    self.fetch(url, range, What::Media, Purpose::Media { track: index, item });
+                    self.fetch(url, range, Purpose::Media { track: index, item });
                 }
                 Some(Err(error)) => {
                     self.quality.missing += 1;

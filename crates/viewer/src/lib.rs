@@ -30,5 +30,5 @@ pub mod url;
 pub mod watch;
 
 pub use client::{HttpVersion, tls_connector};
-pub use playback::Moment;
+pub use playback::{Moment, nanos};
 pub use url::Url;

@@ -234,7 +234,8 @@ fn common_start(buffers: &[&Buffer], position: i64) -> Option<i64> {
     starts.into_iter().find(|start| *start > position && playable_until(buffers, *start).is_some())
 }
 
-pub(crate) fn nanos(duration: Duration) -> i64 {
+/// Nanoseconds, at most `i64::MAX`.
+pub fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 

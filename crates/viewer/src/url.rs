@@ -24,6 +24,13 @@ pub struct UrlError {
     why: &'static str,
 }
 
+impl UrlError {
+    /// What is wrong, without the text.
+    pub fn why(&self) -> &'static str {
+        self.why
+    }
+}
+
 impl FromStr for Url {
     type Err = UrlError;
 

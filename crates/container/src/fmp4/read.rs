@@ -1,7 +1,8 @@
-//! Reads fragmented MP4 of any server: what initializes a decoder, and the times of movie fragments. Payload is not looked at.
+//! Reads fragmented MP4 of any server: what initializes a decoder, the times of movie fragments, and where their samples lie. Payload is
+//! not looked at.
 
-use bytes::Bytes;
-use media::VideoCodec;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use media::{AudioCodec, VideoCodec};
 
 use super::{OTHER_SAMPLE, Sample};
 
@@ -9,8 +10,12 @@ use super::{OTHER_SAMPLE, Sample};
 const TRACKS_MAX: usize = 16;
 const FRAGMENTS_MAX: usize = 4096;
 const SAMPLES_MAX: u32 = 65_536;
+/// Most edits of a track that are read.
+const EDITS_MAX: u32 = 16;
 /// `sample_is_non_sync_sample`. spec: ISO/IEC 14496-12 §8.8.3.1
 const NON_SYNC: u32 = 0x1_0000;
+/// spec: ISO/IEC 14496-12 §8.8.7.1
+const DEFAULT_BASE_IS_MOOF: u32 = 0x2_0000;
 
 /// What is wrong with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,7 +52,20 @@ pub struct Track {
     pub entry: [u8; 4],
     /// RFC 6381 string, where the codec's record can be read.
     pub codec_string: Option<String>,
+    /// What initializes a decoder, where the codec is one of ours.
+    pub record: Option<Record>,
+    /// The media time that is presented first, in ticks: what lies before it is there to be decoded only. spec: ISO/IEC 14496-12 §8.6.6
+    pub edit_ticks: i64,
     defaults: Defaults,
+}
+
+/// The record of a codec, as ingest protocols have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// The payload of `avcC`, `hvcC`, `av1C`, `vpcC`.
+    Video(VideoCodec, Bytes),
+    /// `AudioSpecificConfig`, or `OpusHead`.
+    Audio(AudioCodec, Bytes),
 }
 
 /// What holds for samples that do not say themselves.
@@ -67,6 +85,8 @@ pub struct Run {
     pub decode_time: u64,
     /// Its samples.
     pub samples: Vec<Sample>,
+    /// Where each of them begins in the file; it may lie beyond its end.
+    pub places: Vec<u64>,
 }
 
 impl Run {
@@ -151,6 +171,13 @@ impl<'a> Fields<'a> {
         Ok((version, u32::from_be_bytes([0, high, middle, low])))
     }
 
+    /// So many bytes, the last one first.
+    fn reversed(&mut self, count: usize) -> Option<Vec<u8>> {
+        let (taken, rest) = self.rest.split_at_checked(count)?;
+        self.rest = rest;
+        Some(taken.iter().rev().copied().collect())
+    }
+
     /// A number whose width depends on the version.
     fn by_version(&mut self, version: u8) -> Result<u64, ReadError> {
         if version == 1 { self.u64() } else { self.u32().map(u64::from) }
@@ -179,11 +206,12 @@ fn dig<'a>(body: &'a [u8], path: &[&[u8; 4]]) -> Result<&'a [u8], ReadError> {
 /// There is no `moov` or no track in it, or a box is damaged.
 pub fn read_init(file: &[u8]) -> Result<Vec<Track>, ReadError> {
     let moov = find(file, b"moov")?;
+    let scale = movie_timescale(moov).unwrap_or(0);
     let mut tracks = Vec::new();
     let mut defaults = Vec::new();
     for found in (Boxes { rest: moov }) {
         match found? {
-            (kind, trak) if kind == *b"trak" => tracks.push(read_track(trak)?),
+            (kind, trak) if kind == *b"trak" => tracks.push(read_track(trak, scale)?),
             (kind, mvex) if kind == *b"mvex" => {
                 for found in (Boxes { rest: mvex }) {
                     let (kind, body) = found?;
@@ -211,7 +239,44 @@ pub fn read_init(file: &[u8]) -> Result<Vec<Track>, ReadError> {
     if tracks.is_empty() { Err(ReadError::Missing(*b"trak")) } else { Ok(tracks) }
 }
 
-fn read_track(trak: &[u8]) -> Result<Track, ReadError> {
+/// spec: ISO/IEC 14496-12 §8.2.2
+fn movie_timescale(moov: &[u8]) -> Result<u32, ReadError> {
+    let mut fields = Fields::of(b"mvhd", find(moov, b"mvhd")?);
+    let (version, _) = fields.version_flags()?;
+    fields.skip(if version == 1 { 16 } else { 8 })?;
+    fields.u32()
+}
+
+/// The media time that is presented at zero, in ticks: of the first edit with media in it, less the empty one before it.
+/// spec: ISO/IEC 14496-12 §8.6.6
+fn read_edits(trak: &[u8], timescale: u32, movie_timescale: u32) -> Result<i64, ReadError> {
+    let mut fields = match dig(trak, &[b"edts", b"elst"]) {
+        Ok(list) => Fields::of(b"elst", list),
+        Err(ReadError::Missing(_)) => return Ok(0),
+        Err(error) => return Err(error),
+    };
+    let (version, _) = fields.version_flags()?;
+    let count = fields.u32()?;
+    let mut empty = 0i64;
+    for _ in 0..count.min(EDITS_MAX) {
+        let duration = fields.by_version(version)?;
+        let media_time = fields.by_version(version)?;
+        let media_time = if version == 1 {
+            media_time.cast_signed()
+        } else {
+            i64::from(u32::try_from(media_time).unwrap_or(u32::MAX).cast_signed())
+        };
+        fields.skip(4)?;
+        if media_time >= 0 {
+            return Ok(media_time.saturating_sub(empty));
+        }
+        let ticks = u128::from(duration) * u128::from(timescale) / u128::from(movie_timescale.max(1));
+        empty = empty.saturating_add(i64::try_from(ticks).unwrap_or(i64::MAX));
+    }
+    Ok(empty.saturating_neg())
+}
+
+fn read_track(trak: &[u8], movie_timescale: u32) -> Result<Track, ReadError> {
     let mut fields = Fields::of(b"tkhd", find(trak, b"tkhd")?);
     let (version, _) = fields.version_flags()?;
     fields.skip(if version == 1 { 16 } else { 8 })?;
@@ -227,39 +292,63 @@ fn read_track(trak: &[u8]) -> Result<Track, ReadError> {
     let mut fields = Fields::of(b"stsd", dig(mdia, &[b"minf", b"stbl", b"stsd"])?);
     fields.skip(8)?;
     let (entry, body) = Boxes { rest: fields.rest }.next().unwrap_or(Err(ReadError::Missing(*b"stsd")))?;
-    let codec_string = codec_string(&entry, body);
+    let record = record(&entry, body);
     Ok(Track {
         id,
         timescale,
         handler,
         entry,
-        codec_string,
+        codec_string: codec_string(&entry, record.as_ref()),
+        record,
+        edit_ticks: read_edits(trak, timescale, movie_timescale)?,
         defaults: Defaults { flags: OTHER_SAMPLE, ..Defaults::default() },
     })
 }
 
-/// spec: RFC 6381 §3.3; the record as the codec's own binding has it
-fn codec_string(entry: &[u8; 4], body: &[u8]) -> Option<String> {
+/// The record in a sample entry, as the codec's own binding has it.
+fn record(entry: &[u8; 4], body: &[u8]) -> Option<Record> {
     // What comes before the boxes: ISO/IEC 14496-12 §12.1.3, §12.2.3
     let inside = |head: usize, record: &[u8; 4]| find(body.get(head..)?, record).ok().map(Bytes::copy_from_slice);
-    let video = |codec, record| {
-        let stream = codec::VideoStream::new(codec, &inside(78, record)?).ok()?;
-        let config = stream.config()?;
-        // The same codec under its other name: parameter sets in band.
-        Some(config.codec_string.replacen(config.codec_string.split('.').next()?, std::str::from_utf8(entry).ok()?, 1))
-    };
+    let video = |codec, name| Some(Record::Video(codec, inside(78, name)?));
     match entry {
         b"avc1" | b"avc3" => video(VideoCodec::Avc, b"avcC"),
         b"hvc1" | b"hev1" => video(VideoCodec::Hevc, b"hvcC"),
         b"av01" => video(VideoCodec::Av1, b"av1C"),
-        b"mp4a" => {
-            let config = codec::aac::parse_config(&audio_specific_config(&inside(28, b"esds")?)?).ok()?;
-            Some(config.codec_string)
+        b"vp09" => {
+            let whole = inside(78, b"vpcC")?;
+            Some(Record::Video(VideoCodec::Vp9, whole.get(4..).map(|record| whole.slice_ref(record))?))
         }
-        b"Opus" => Some("opus".into()),
-        b"fLaC" => Some("fLaC".into()),
+        b"mp4a" => Some(Record::Audio(AudioCodec::Aac, audio_specific_config(&inside(28, b"esds")?)?)),
+        b"Opus" => Some(Record::Audio(AudioCodec::Opus, opus_head(&inside(28, b"dOps")?)?)),
         _ => None,
     }
+}
+
+/// spec: RFC 6381 §3.3
+fn codec_string(entry: &[u8; 4], record: Option<&Record>) -> Option<String> {
+    match record {
+        Some(Record::Video(codec, record)) => {
+            let stream = codec::VideoStream::new(*codec, record).ok()?;
+            let known = &stream.config()?.codec_string;
+            // The same codec under its other name: parameter sets in band.
+            Some(known.replacen(known.split('.').next()?, std::str::from_utf8(entry).ok()?, 1))
+        }
+        Some(Record::Audio(AudioCodec::Aac, record)) => Some(codec::aac::parse_config(record).ok()?.codec_string),
+        Some(Record::Audio(AudioCodec::Opus, _)) => Some("opus".into()),
+        None => (entry == b"fLaC").then(|| "fLaC".into()),
+    }
+}
+
+/// `dOps` as `OpusHead`: the same fields, least significant byte first. spec: Opus in ISOBMFF §4.3.2, RFC 7845 §5.1
+fn opus_head(record: &[u8]) -> Option<Bytes> {
+    let mut fields = Fields::of(b"dOps", record);
+    let [_, channels] = fields.take::<2>().ok()?;
+    let [pre_skip, rate, gain] = [fields.reversed(2)?, fields.reversed(4)?, fields.reversed(2)?];
+    let mut head = BytesMut::from(&b"OpusHead\x01"[..]);
+    head.put_u8(channels);
+    [pre_skip, rate, gain].iter().for_each(|field| head.put_slice(field));
+    head.put_slice(fields.rest);
+    Some(head.freeze())
 }
 
 /// The decoder's record inside `esds`: descriptor 5 in 4 in 3. spec: ISO/IEC 14496-1 §7.2.6
@@ -295,15 +384,20 @@ fn audio_specific_config(esds: &Bytes) -> Option<Bytes> {
 /// A box is damaged, or there is no fragment.
 pub fn read_fragments(tracks: &[Track], file: &[u8]) -> Result<Vec<Run>, ReadError> {
     let (mut runs, mut held) = (Vec::new(), 0);
-    for found in (Boxes { rest: file }) {
+    let mut boxes = Boxes { rest: file };
+    loop {
+        let start = file.len() - boxes.rest.len();
+        let Some(found) = boxes.next() else { break };
         let (kind, moof) = found?;
         if kind != *b"moof" {
             continue;
         }
+        // Where data without a place of its own begins: with the fragment, then behind the data before. spec: ISO/IEC 14496-12 §8.8.7.1
+        let mut place = start as u64;
         for found in (Boxes { rest: moof }) {
             let (kind, traf) = found?;
             if kind == *b"traf" {
-                let run = read_traf(tracks, traf)?;
+                let run = read_traf(tracks, traf, start as u64, &mut place)?;
                 held += run.samples.len();
                 runs.push(run);
             }
@@ -318,15 +412,20 @@ pub fn read_fragments(tracks: &[Track], file: &[u8]) -> Result<Vec<Run>, ReadErr
     if runs.is_empty() { Err(ReadError::Missing(*b"moof")) } else { Ok(runs) }
 }
 
-fn read_traf(tracks: &[Track], traf: &[u8]) -> Result<Run, ReadError> {
+fn read_traf(tracks: &[Track], traf: &[u8], moof: u64, place: &mut u64) -> Result<Run, ReadError> {
     let mut fields = Fields::of(b"tfhd", find(traf, b"tfhd")?);
     let (_, flags) = fields.version_flags()?;
     let track = fields.u32()?;
     let mut defaults = tracks.iter().find(|known| known.id == track).map(|known| known.defaults).unwrap_or_default();
-    for (flag, size) in [(1, 8), (2, 4)] {
-        if flags & flag != 0 {
-            fields.skip(size)?;
-        }
+    let base = if flags & 1 != 0 {
+        fields.u64()?
+    } else if flags & DEFAULT_BASE_IS_MOOF != 0 {
+        moof
+    } else {
+        *place
+    };
+    if flags & 2 != 0 {
+        fields.skip(4)?;
     }
     for (flag, field) in [(8, &mut defaults.duration), (0x10, &mut defaults.size), (0x20, &mut defaults.flags)] {
         if flags & flag != 0 {
@@ -336,17 +435,25 @@ fn read_traf(tracks: &[Track], traf: &[u8]) -> Result<Run, ReadError> {
     let mut fields = Fields::of(b"tfdt", find(traf, b"tfdt")?);
     let (version, _) = fields.version_flags()?;
     let decode_time = fields.by_version(version)?;
-    let mut samples = Vec::new();
+    let (mut samples, mut places) = (Vec::new(), Vec::new());
+    *place = base;
     for found in (Boxes { rest: traf }) {
         let (kind, body) = found?;
         if kind == *b"trun" {
-            read_trun(&defaults, body, &mut samples)?;
+            if let Some(offset) = read_trun(&defaults, body, &mut samples)? {
+                *place = base.saturating_add_signed(i64::from(offset));
+            }
+            for sample in samples.get(places.len()..).unwrap_or_default() {
+                places.push(*place);
+                *place = place.saturating_add(u64::from(sample.size));
+            }
         }
     }
-    Ok(Run { track, decode_time, samples })
+    Ok(Run { track, decode_time, samples, places })
 }
 
-fn read_trun(defaults: &Defaults, body: &[u8], samples: &mut Vec<Sample>) -> Result<(), ReadError> {
+/// Adds the samples of a run; where its data begins, if it says so.
+fn read_trun(defaults: &Defaults, body: &[u8], samples: &mut Vec<Sample>) -> Result<Option<i32>, ReadError> {
     let mut fields = Fields::of(b"trun", body);
     let (version, flags) = fields.version_flags()?;
     let count = fields.u32()?;
@@ -354,9 +461,7 @@ fn read_trun(defaults: &Defaults, body: &[u8], samples: &mut Vec<Sample>) -> Res
     if count > SAMPLES_MAX || samples.len() + count as usize > SAMPLES_MAX as usize {
         return Err(ReadError::TooMany("samples"));
     }
-    if flags & 1 != 0 {
-        fields.skip(4)?;
-    }
+    let data_offset = if flags & 1 != 0 { Some(fields.u32()?.cast_signed()) } else { None };
     let first_flags = if flags & 4 != 0 { Some(fields.u32()?) } else { None };
     for index in 0..count {
         let mut field = |flag, default| if flags & flag != 0 { fields.u32() } else { Ok(default) };
@@ -370,7 +475,7 @@ fn read_trun(defaults: &Defaults, body: &[u8], samples: &mut Vec<Sample>) -> Res
             if version == 0 { i32::try_from(offset).unwrap_or(i32::MAX) } else { offset.cast_signed() };
         samples.push(Sample { duration, size, composition_offset, is_sync: sample_flags & NON_SYNC == 0 });
     }
-    Ok(())
+    Ok(data_offset)
 }
 
 #[cfg(test)]
@@ -404,12 +509,59 @@ mod tests {
             let sample = |is_sync| Sample { duration: 1024, size: 10, composition_offset: 0, is_sync };
             let samples = [sample(true), sample(entry == b"mp4a")];
             let mut part = fragment_header(&config, 7, 1 << 40, &samples).to_vec();
-            part.extend([0; 20]);
+            part.extend([1; 10]);
+            part.extend([2; 10]);
             let two = [&part[..], &part].concat();
             let runs = read_fragments(&tracks, &two).expect("valid");
             assert_eq!(runs.len(), 2);
             assert_eq!((runs[0].decode_time, runs[0].duration(), &runs[0].samples[..]), (1 << 40, 2048, &samples[..]));
+            let data =
+                |run: &Run, index: usize| two[usize::try_from(run.places[index]).expect("small")..][..10].to_vec();
+            for run in &runs {
+                assert_eq!((data(run, 0), data(run, 1)), (vec![1; 10], vec![2; 10]));
+            }
+            match (&track.record, &config) {
+                (Some(Record::Video(codec, record)), CodecConfig::Video(video)) => {
+                    assert_eq!((*codec, record), (video.codec, &video.record));
+                }
+                (Some(Record::Audio(codec, record)), CodecConfig::Audio(audio)) => {
+                    assert_eq!(*codec, audio.codec);
+                    assert_eq!(codec::aac::parse_config(record).as_ref(), Ok(audio));
+                }
+                (record, _) => panic!("{record:?}"),
+            }
         }
+    }
+
+    #[test]
+    fn opus_is_known_by_the_same_fields_in_the_other_order() {
+        let head = b"OpusHead\x01\x02\x38\x01\x80\xbb\x00\x00\x00\x00\x00";
+        let config = codec::opus::parse_head(head).expect("valid");
+        let tracks = read_init(&init_segment(&CodecConfig::Audio(config))).expect("valid");
+        assert_eq!(tracks[0].record, Some(Record::Audio(AudioCodec::Opus, Bytes::from_static(head))));
+    }
+
+    #[test]
+    fn an_edit_list_says_what_is_presented_first() {
+        let list = |version: u8, edits: &[(u64, i64)]| {
+            let mut body = vec![version, 0, 0, 0];
+            body.extend(u32::try_from(edits.len()).expect("few").to_be_bytes());
+            for (duration, media_time) in edits {
+                let wide = [duration.to_be_bytes(), media_time.to_be_bytes()];
+                wide.iter().for_each(|field| body.extend(&field[if version == 1 { 0 } else { 4 }..]));
+                body.extend([0, 1, 0, 0]);
+            }
+            let size = |body: &[u8]| u32::try_from(body.len() + 8).expect("small").to_be_bytes();
+            let elst = [&size(&body)[..], b"elst", &body].concat();
+            [&size(&elst)[..], b"edts", &elst].concat()
+        };
+        for version in [0, 1] {
+            // 24 ticks of media are skipped; 2 s of 1,000 are empty before.
+            assert_eq!(read_edits(&list(version, &[(0, 24)]), 12_000, 1000), Ok(24));
+            assert_eq!(read_edits(&list(version, &[(2000, -1), (0, 24)]), 12_000, 1000), Ok(24 - 24_000));
+        }
+        assert_eq!(read_edits(&[], 12_000, 1000), Ok(0));
+        assert!(read_edits(&list(0, &[(0, 24)])[..30], 12_000, 1000).is_err());
     }
 
     #[test]
@@ -435,7 +587,7 @@ mod tests {
         assert_eq!(read_trun(&Defaults::default(), &trun, &mut samples), Err(ReadError::TooMany("samples")));
         // Many runs whose samples take no bytes.
         let alike = [0, 0, 0, 0, 0, 0, 0xff, 0xff];
-        assert_eq!(read_trun(&Defaults::default(), &alike, &mut samples), Ok(()));
+        assert_eq!(read_trun(&Defaults::default(), &alike, &mut samples), Ok(None));
         assert_eq!(read_trun(&Defaults::default(), &alike, &mut samples), Err(ReadError::TooMany("samples")));
     }
 }

@@ -19,6 +19,8 @@ use utoipa::ToSchema;
 
 use super::{Api, error};
 
+/// Longest wait for events that happened just now and are not in the store yet.
+const KEPT_TIME: Duration = Duration::from_millis(500);
 /// Most events in one answer.
 const LIMIT_MAX: u32 = 1000;
 /// Between two signs of life where nothing happens.
@@ -93,6 +95,9 @@ pub(super) async fn list_events(State(api): State<Api>, Query(wanted): Query<Wan
         Err(invalid) => return error(StatusCode::BAD_REQUEST, invalid.to_string()),
     };
     let limit = wanted.limit.unwrap_or(100).clamp(1, LIMIT_MAX);
+    // What has happened is in the answer, unless the store is slow.
+    let (head, mut kept) = (*api.hub.events().watch().borrow(), api.events_kept.clone());
+    let _ = tokio::time::timeout(KEPT_TIME, kept.wait_for(|kept| *kept >= head)).await;
     match api.store.events(stream, wanted.before, limit).await {
         Ok(events) => Json(events).into_response(),
         Err(failure) => error(StatusCode::INTERNAL_SERVER_ERROR, failure.to_string()),

@@ -202,6 +202,9 @@ pub struct LegView {
     pub frames_per_second: f64,
     /// What is wrong with what it brings, in words, beside what it usually brings.
     pub weakness: Option<String>,
+    /// Since its last picture was captured until it came, by the encoder's clock, where the encoder tells: true if both clocks are and the
+    /// encoder's is in UTC.
+    pub capture_delay_ms: Option<i64>,
     /// Repairs since it connected.
     pub repairs: RepairsView,
     /// What the network did, where its protocol tells.
@@ -224,6 +227,7 @@ impl LegView {
             bits_per_second: leg.observed.video_bits_per_second + leg.observed.audio_bits_per_second,
             frames_per_second: frames_per_second(&leg.observed),
             weakness: leg.weakness,
+            capture_delay_ms: leg.capture_delay_nanos.map(|nanos| nanos / 1_000_000),
             repairs: RepairsView::new(leg.repairs),
             transport: leg.transport.map(TransportView::new),
             copy: leg.copy.map(|copy| CopyView {

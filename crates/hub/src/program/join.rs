@@ -12,6 +12,8 @@ use crate::timeline::silent_unit;
 
 /// Frames that must be caught up are emitted this far apart: a millisecond.
 const STEP_MIN: i64 = 360;
+/// Furthest that legs may be apart to be aligned by the times of capture: a second, as for copies.
+const CAPTURE_TICKS_MAX: i64 = 360_000;
 /// A random access point this little behind the head joins at the head: it is jitter.
 const JITTER: i64 = 36_000;
 
@@ -26,6 +28,8 @@ pub(crate) struct Joined {
     pub(crate) squeezed: u64,
     /// It carried on as a copy.
     pub(crate) is_copy: bool,
+    /// It lies where the times of capture put it, and not its arrival.
+    pub(crate) is_by_capture: bool,
 }
 
 /// From leg time to program time for pictures: a shift, and before `until` all of it squeezed.
@@ -82,15 +86,19 @@ impl Program {
         if self.tracks.video.is_some() && brings_pictures && !has_video && is_patient {
             return None;
         }
-        self.anchor(standby, anchor_track)?;
+        // Where nothing goes on, a leg that tells when its pictures were captured is waited for until it has caught up.
+        let waits = self.feeds.is_empty();
+        self.anchor(standby, anchor_track, waits)?;
         // Nothing that is held waits any longer: another leg goes on from here.
         let feeds = std::mem::take(&mut self.feeds);
         self.release_all(at);
-        let Some((index, squeeze, ahead)) = self.anchor(standby, anchor_track) else {
+        let Some((index, squeeze, ahead)) = self.anchor(standby, anchor_track, waits) else {
             self.feeds = feeds;
             return None;
         };
         self.ahead = ahead;
+        let is_by_capture = self.capture_shift(standby).is_some_and(|shift| (shift - squeeze.shift).abs() <= JITTER);
+        self.capture = standby.capture.map(|leg| leg.saturating_sub(Timescale::VIDEO.nanos(squeeze.shift)));
         self.forget_likeness();
         let mut tracks = standby.tracks.clone();
         let own = Tracks { video: tracks.video.clone(), audio: None };
@@ -122,7 +130,7 @@ impl Program {
         let lost =
             gap.filter(|_| interval > 0).map_or(0, |gap| u64::try_from((gap + interval / 2) / interval).unwrap_or(0));
         let gap = gap.map(|gap| Duration::from_nanos(u64::try_from(Timescale::VIDEO.nanos(gap)).unwrap_or(0)));
-        Some(Joined { gap, lost, squeezed, is_copy: false })
+        Some(Joined { gap, lost, squeezed, is_copy: false, is_by_capture })
     }
 
     fn start_feed(
@@ -144,6 +152,7 @@ impl Program {
             reached: [i64::MIN; 2],
             is_copy: false,
             conflicts: 0,
+            firsts: 0,
             drift: [Run::default(); 2],
             last: at.now,
             figures: super::CopyFigures::default(),
@@ -174,7 +183,7 @@ impl Program {
         let gap = Duration::from_nanos(u64::try_from(Timescale::VIDEO.nanos(missing)).unwrap_or(0));
         let lost = u64::try_from((missing + interval / 2).checked_div(interval).unwrap_or(0)).unwrap_or(0);
         let gap = if is_hole { gap } else { Duration::ZERO };
-        Joined { gap: next.map(|_| gap), lost, squeezed: 0, is_copy: true }
+        Joined { gap: next.map(|_| gap), lost, squeezed: 0, is_copy: true, is_by_capture: false }
     }
 
     /// A leg that carries what the program carries feeds it too, from what it has kept.
@@ -207,7 +216,7 @@ impl Program {
     }
 
     /// Which random access point of a leg the program goes on with, where it lies, and how far ahead of the line that is.
-    fn anchor(&self, standby: &Standby, track: TrackKind) -> Option<(usize, Squeeze, i64)> {
+    fn anchor(&self, standby: &Standby, track: TrackKind, waits: bool) -> Option<(usize, Squeeze, i64)> {
         let scale = standby.tracks.config(track).map_or(Timescale::VIDEO, |config| config.timescale());
         let (dts, pts) = (
             |unit: &AccessUnit| scale.rescale(unit.dts.0, Timescale::VIDEO),
@@ -218,23 +227,32 @@ impl Program {
         let plain = |shift| Squeeze { shift, from: i64::MIN, to: 0, until: i64::MIN, frame: 1 };
         // Where the leg lies by what came of it with the least delay: a burst is not played from its beginning.
         let count = units().count();
-        let lies = |came: &Arrival, unit: &AccessUnit| Some(self.line.at(came.now, count)? - self.ahead - dts(unit));
+        let lies = |came: &Arrival, unit: &AccessUnit| Some(self.line.at(came.now, count)? - dts(unit));
         let line = units().filter_map(|(_, (came, incoming))| lies(came, &incoming.unit)).min();
-        let Some((line, lead)) = line.zip(self.reorder_lead()) else {
+        let Some((arrived, lead)) = line.zip(self.reorder_lead()) else {
             return anchors().next().map(|(index, (_, first))| (index, plain(PROGRAM_START - pts(&first.unit)), 0));
         };
+        // By the times of capture, where both encoders tell and that is not far from where it arrived: a clock that is wrong must not stop
+        // a stream. What that makes of the line is taken back by the next one that has no such times.
+        let captured =
+            self.capture_shift(standby).filter(|shift| (shift - arrived).saturating_abs() <= CAPTURE_TICKS_MAX);
+        let line = captured.unwrap_or(arrived);
+        let jitter = if captured.is_some() { 0 } else { JITTER };
         let lowest = |unit: &AccessUnit| self.lowest(pts(unit) - dts(unit));
         for (index, (_, incoming)) in anchors() {
             let (expected, lowest) = (pts(&incoming.unit) + line, lowest(&incoming.unit)?);
-            if expected + JITTER + lead >= lowest {
+            if expected + jitter + lead >= lowest {
                 let place = expected.max(lowest);
-                return Some((index, plain(place - pts(&incoming.unit)), place - expected));
+                return Some((index, plain(place - pts(&incoming.unit)), place - expected + line - arrived));
             }
         }
         // All lie before the head.
         let (index, (came, first)) = anchors().last().filter(|_| track == TrackKind::Video)?;
         if let Some(squeeze) = self.squeeze(standby, index, line) {
-            return Some((index, squeeze, 0));
+            return Some((index, squeeze, line - arrived));
+        }
+        if captured.is_some() && waits {
+            return None; // it is less than a second behind
         }
         // A leg whose delay varies more than that, or that has fallen behind: from a random access point that comes now.
         let (_, (_, last)) = units().next_back()?;
@@ -242,6 +260,12 @@ impl Program {
         let expected = pts(&first.unit) + lies(came, &first.unit)?;
         let place = expected.max(lowest(&first.unit)?);
         is_live.then_some((index, plain(place - pts(&first.unit)), place - expected))
+    }
+
+    /// Where a leg lies by the times at which its pictures and those of the program were captured, where both encoders tell.
+    fn capture_shift(&self, standby: &Standby) -> Option<i64> {
+        let (leg, program) = standby.capture.zip(self.capture)?;
+        Some(Timescale::VIDEO.ticks_from_nanos(leg.saturating_sub(program)))
     }
 
     /// How a GOP that began before the head is caught up in the gap, where it can be; `shift` is where the leg lies.

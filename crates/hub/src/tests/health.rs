@@ -19,10 +19,10 @@ fn an_encoder_that_brings_a_third_of_its_pictures_gives_way_and_comes_back_when_
     let switches = world.switches();
     let reasons: Vec<_> = switches.iter().filter_map(|event| event.reason).collect();
     assert_eq!(reasons, [SwitchReason::Joined, SwitchReason::Degraded, SwitchReason::Preferred]);
-    let after = switches[1].utc_nanos - 1_700_000_000_000_000_000;
+    let after = switches[1].utc_nanos - UTC;
     assert!((11 * SECOND..14 * SECOND).contains(&after), "{} ms", after / MILLI);
     assert!(switches[1].text.contains("pictures a second where"), "{}", switches[1].text);
-    let after = switches[2].utc_nanos - 1_700_000_000_000_000_000;
+    let after = switches[2].utc_nanos - UTC;
     assert!((31 * SECOND..35 * SECOND).contains(&after), "after the hold-down: {} ms", after / MILLI);
 }
 
@@ -132,7 +132,7 @@ fn encodes_that_begin_alike_and_have_the_same_sound_part_when_their_pictures_do(
         .since(0, 1000)
         .iter()
         .filter(|event| matches!(event.kind, EventKind::Merged | EventKind::Parted))
-        .map(|event| (event.kind, (event.utc_nanos - 1_700_000_000_000_000_000) / SECOND))
+        .map(|event| (event.kind, (event.utc_nanos - UTC) / SECOND))
         .collect();
     assert!(matches!(of_copies[..], [(EventKind::Merged, _), (EventKind::Parted, 5)]), "{of_copies:?}");
 }

@@ -35,6 +35,11 @@ struct Last {
 }
 
 impl Clock {
+    /// Leg time of a time of the peer; none before the first unit.
+    pub(super) fn leg_time(&self, peer: i64) -> Option<i64> {
+        self.offset.map(|offset| peer.saturating_add(offset))
+    }
+
     /// Leg time of a unit that arrived at `now` with the peer's time `peer`; true if the timestamps jumped.
     pub(super) fn map(&mut self, track: &mut TrackClock, now: Instant, peer: i64) -> (i64, bool) {
         let (newest, seen) = self.newest.unwrap_or((0, now));

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use viewer::Url;
 use viewer::client::{ClientSettings, HttpVersion, Shared};
 use viewer::direct::{self, Place, SrtPlace};
-use viewer::follower::PlayerSettings;
+use viewer::follower::{Choice, PlayerSettings};
 use viewer::load::{
     Audience, LoadSettings, PublishReport, PublishTarget, SrtTarget, publishers, srt_publishers, viewers,
 };
@@ -96,7 +96,11 @@ impl PlayArgs {
     }
 
     fn player(&self) -> PlayerSettings {
-        PlayerSettings { low_latency: !self.plain, variant: self.variant, ..PlayerSettings::default() }
+        PlayerSettings {
+            low_latency: !self.plain,
+            variant: self.variant.map_or(Choice::Bandwidth, Choice::Number),
+            ..PlayerSettings::default()
+        }
     }
 }
 

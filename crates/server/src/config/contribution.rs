@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use gateway::{Direction, RtmpPull, SRT_LINKS_MAX, SrtCall, SrtLink, SrtSettings, UdpStream};
+use gateway::{Direction, HlsPull, RtmpPull, SRT_LINKS_MAX, SrtCall, SrtLink, SrtSettings, UdpStream};
 use media::StreamName;
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +59,57 @@ pub struct RtmpPullTable {
     /// The rank of the leg; 0, the default, is preferred, a higher one is a backup.
     #[serde(skip_serializing_if = "is_best")]
     pub rank: u8,
+}
+
+/// `[[hls.pull]]`: a stream that is fetched, again whenever it ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HlsPullTable {
+    /// The stream here.
+    pub stream: String,
+    /// `http://HOST[:PORT]/PATH` of the playlist, or `https`; `env:NAME` takes it from the environment, `file:PATH` from a file.
+    pub url: String,
+    /// A play key, shown to that server as a bearer token; `env:` and `file:` likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Which variant, counted from 0 in the order of the playlist; without it the one with the highest bit rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variant: Option<usize>,
+    /// Takes any certificate of the other server: for trials.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub insecure_tls: bool,
+    /// The rank of the leg; 0, the default, is preferred, a higher one is a backup.
+    #[serde(skip_serializing_if = "is_best")]
+    pub rank: u8,
+}
+
+/// What is fetched over HLS.
+pub(super) fn hls_pulls(rows: &[HlsPullTable]) -> Result<Vec<HlsPull>, ConfigError> {
+    const KEY: &str = "hls.pull";
+    let wrong = |error: String| ConfigError::Secret { key: KEY, error };
+    let pull = |(number, row): (usize, &HlsPullTable)| {
+        let url = secret(KEY, &row.url)?;
+        Ok(HlsPull {
+            stream: row.stream.parse().map_err(|error: media::InvalidName| wrong(error.to_string()))?,
+            row: number + 1,
+            url: url.parse().map_err(|error: viewer::url::UrlError| wrong(format!("the address: {}", error.why())))?,
+            key: row.key.as_deref().map(|key| secret(KEY, key)).transpose()?,
+            variant: row.variant,
+            is_insecure: row.insecure_tls,
+            rank: rank(KEY, row.rank)?,
+        })
+    };
+    rows.iter().enumerate().map(pull).collect()
+}
+
+impl HlsPullTable {
+    /// Without what is secret: a key may stand in the address.
+    pub(super) fn redact(&mut self) {
+        let shown =
+            |url: viewer::Url| format!("http{}://{}/(not shown)", if url.is_https { "s" } else { "" }, url.authority());
+        self.url = self.url.parse().map_or_else(|_| "(set, not shown)".into(), shown);
+        self.key = self.key.take().map(|_| "(set, not shown)".into());
+    }
 }
 
 impl RtmpTable {

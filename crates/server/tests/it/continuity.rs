@@ -9,6 +9,7 @@ use server::config::{AlwaysOnTable, RtmpPullTable, SecondPublisherName, WebhookT
 use sha2::Sha256;
 use testkit::cable::Cable;
 use testkit::http;
+use testkit::programs::Program;
 use testkit::publisher::Publisher;
 use testkit::relay::{Line, Relay};
 use testkit::witness::{Comparison, Hashes, Making, Source, Witness};
@@ -16,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::rig::{Encoder, Rig, eventually, metric};
 
-async fn seconds(count: f64) {
+pub(crate) async fn seconds(count: f64) {
     tokio::time::sleep(Duration::from_secs_f64(count)).await;
 }
 
@@ -46,7 +47,7 @@ pub(crate) async fn events(rig: &Rig, kind: &str) -> Vec<serde_json::Value> {
 }
 
 /// Everything that was made came, once and in order; else what happened is told.
-async fn assert_whole(rig: &Rig, made: &Hashes, seen: &Hashes) {
+pub(crate) async fn assert_whole(rig: &Rig, made: &Hashes, seen: &Hashes) {
     let video = Comparison::of(&made.video, &seen.video);
     let audio = Comparison::of(&made.audio, &seen.audio);
     if !video.is_whole() || !audio.is_whole() {
@@ -60,7 +61,7 @@ async fn assert_whole(rig: &Rig, made: &Hashes, seen: &Hashes) {
 }
 
 /// Nothing in the playlists that a player would notice.
-async fn assert_seamless(rig: &Rig) {
+pub(crate) async fn assert_seamless(rig: &Rig) {
     for track in ["video", "audio"] {
         let playlist = rig.playlist(&rig.playlist_path("show", track).await).await;
         assert!(playlist.segments.iter().all(|segment| !segment.discontinuity && !segment.gap), "{track}");
@@ -621,4 +622,51 @@ async fn a_server_that_is_not_ours_is_fetched_from_again_whenever_it_is_there() 
     assert_eq!(rig.playlist(&path).await.broken_rules(), Vec::<String>::new());
     let view = rig.api("/api/v1/streams/show").await;
     assert_eq!(view["legs"].as_array().map(Vec::len), Some(1), "{view}");
+}
+
+/// GStreamer, which writes a time code into each picture, over a path that takes so long.
+fn with_time_codes(address: &str, pattern: &str, delay_ms: u32) -> Program {
+    let delay = format!("min-threshold-time={}", u64::from(delay_ms) * 1_000_000);
+    let location = format!("location={address}");
+    let pattern = format!("pattern={pattern}");
+    let made = "! video/x-raw,width=320,height=180,framerate=30/1 ! timecodestamper source=rtc ! x264enc \
+        tune=zerolatency speed-preset=ultrafast key-int-max=30 option-string=pic-struct=1:nal-hrd=vbr:vbv-maxrate=900:vbv-bufsize=900 ! \
+        h264parse update-timecode=true ! queue max-size-time=5000000000 max-size-buffers=0 max-size-bytes=0";
+    let sent = "! flvmux streamable=true ! rtmp2sink";
+    let arguments = ["-e", "videotestsrc", "is-live=true", &*pattern]
+        .into_iter()
+        .chain(made.split_whitespace())
+        .chain([&*delay])
+        .chain(sent.split_whitespace())
+        .chain([&*location]);
+    Program::start("/usr/bin/gst-launch-1.0", arguments)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn encoders_that_write_time_codes_are_aligned_by_them() {
+    let rig = Rig::start().await;
+    let fast = with_time_codes(&rig.publish_url("show").await, "smpte", 0);
+    legs(&rig, "feeding", 1).await;
+    let backup = format!("rtmp://{}/live/{}", rig.rtmp(), rig.key_with_rank("show", 1).await);
+    let _slow = with_time_codes(&backup, "ball", 600);
+    let slow = legs(&rig, "standby", 1).await;
+    let delay = |leg: &serde_json::Value| leg["capture_delay_ms"].as_i64().expect("the encoder tells");
+    seconds(3.0).await;
+    let slow = rig.api("/api/v1/streams/show").await["legs"]
+        .as_array()
+        .expect("two")
+        .iter()
+        .find(|leg| leg["id"] == slow[0]["id"])
+        .cloned()
+        .expect("there");
+    let leading = legs(&rig, "feeding", 1).await.remove(0);
+    assert!((-50..400).contains(&delay(&leading)), "{leading}");
+    assert!((400..900).contains(&(delay(&slow) - delay(&leading))), "{slow}");
+    fast.kill().await;
+    let switch = eventually("the backup feeds the stream", || async {
+        events(&rig, "stream.switched").await.into_iter().find(|event| event["reason"] == "closed")
+    })
+    .await;
+    assert!(switch["text"].as_str().is_some_and(|text| text.contains("aligned by the times of capture")), "{switch}");
+    assert!(switch["gap_ms"].as_i64().is_some_and(|gap| gap <= 800), "{switch}");
 }

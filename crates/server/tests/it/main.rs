@@ -6,6 +6,7 @@ mod continuity;
 mod delivery;
 mod dialogues;
 mod encoders;
+mod fetching;
 mod lifecycle;
 mod limits;
 mod operations;

@@ -595,18 +595,24 @@ async fn srt_a_flood_of_handshakes_from_many_addresses_leaves_nothing_behind() {
 async fn srt_klv_beside_the_picture_is_kept_and_counted() {
     let rig = Rig::start().await;
     let unit = b"\x06\x0e\x2b\x34\x02\x0b\x01\x01\x0e\x01\x03\x01\x01\x00\x00\x00\x04abcd";
-    let file = rig.state.join("one.klv");
-    std::fs::write(&file, unit).expect("writes");
+    // Over UDP: a file that GStreamer reads again and again is left out of the stream at times.
+    let sensor = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+    let free = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket").local_addr().expect("bound").port();
+    let (to, port) = (format!("127.0.0.1:{free}"), format!("port={free}"));
+    let _sending = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            let _ = sensor.send_to(unit, &to).await; // nobody listens yet
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }));
     let (uri, id) =
         (format!("uri=srt://{}?mode=caller", rig.srt()), format!("streamid=publish:show:{}", rig.key("show").await));
-    let location = format!("location={}", file.display());
     let line = "videotestsrc is-live=true ! video/x-raw,width=320,height=180,framerate=30/1 ! x264enc tune=zerolatency \
         speed-preset=ultrafast key-int-max=30 ! h264parse ! mux.";
     let arguments = ["-e", "mpegtsmux", "name=mux", "alignment=7", "!", "srtsink", &uri, &id];
-    let klv =
-        ["multifilesrc", &location, "loop=true", "do-timestamp=true", "caps=meta/x-klv,parsed=true", "!", "identity"];
+    let klv = ["udpsrc", "address=127.0.0.1", &port, "caps=meta/x-klv,parsed=true", "!", "mux."];
     let arguments = arguments.into_iter().chain(line.split_whitespace()).chain(klv);
-    let _encoder = Program::start("/usr/bin/gst-launch-1.0", arguments.chain(["sleep-time=200000", "!", "mux."]));
+    let _encoder = Program::start("/usr/bin/gst-launch-1.0", arguments);
     rig.multivariant("show").await;
     let markers = eventually("the last 16 are kept", || async {
         let markers = rig.api("/api/v1/streams/show").await["markers"].as_array().expect("a list").clone();

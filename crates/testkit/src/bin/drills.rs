@@ -64,6 +64,14 @@ impl Server {
         Self::run(&self.program, &self.state, addresses.each_ref().map(|address| &address[..])).await
     }
 
+    /// Memory that it holds.
+    fn resident_mib(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.child.id().expect("runs"))).expect("Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("tells");
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") / 1024
+    }
+
     async fn tell(&self, arguments: &[&str]) -> String {
         let mut command = Command::new(&self.program);
         let output = command.args(arguments).arg("--state").arg(&self.state).output().await.expect("runs");
@@ -116,13 +124,19 @@ impl Player {
 
     /// Stalls, the longest in milliseconds, and holes in what was played.
     async fn felt(self) -> [u64; 3] {
+        self.felt_and_growth().await.0
+    }
+
+    /// Likewise, and by how many milliseconds its latency grew in a minute.
+    async fn felt_and_growth(self) -> ([u64; 3], i64) {
         let (_, text, error) = self.0.finish().await;
         let number = |name: &str| {
             let rest = text.split(&format!("\"{name}\": ")).nth(1);
-            rest.and_then(|rest| rest.split([',', '\n', '}']).next()?.trim().parse().ok())
+            let number = rest.and_then(|rest| rest.split([',', '\n', '}']).next()?.trim().parse::<i64>().ok());
+            number.unwrap_or_else(|| panic!("the probe says nothing of {name}: {text} {error}"))
         };
-        ["stalls", "stall_longest_ms", "holes"]
-            .map(|name| number(name).unwrap_or_else(|| panic!("the probe says nothing of {name}: {text} {error}")))
+        let felt = ["stalls", "stall_longest_ms", "holes"].map(|name| u64::try_from(number(name)).expect("a count"));
+        (felt, number("latency_slope_ms_per_minute"))
     }
 }
 
@@ -374,6 +388,63 @@ async fn slate(program: &Path, folder: &Path, rounds: usize, is_silent: bool) ->
     row(&format!("the only source {harm}: slate"), done, &lost, Some(felt), &gaps, is_met)
 }
 
+/// Minutes in which a source comes and goes, and the slate stands in: the latency and the memory at the end are those of the beginning.
+async fn alternation(program: &Path, folder: &Path, minutes: usize) -> bool {
+    let server = Server::start(program, folder, "").await;
+    let url = server.rtmp_url(server.rtmp).await;
+    let mut source = Some(encoder_again(&url));
+    server.legs("healthy feeding rtmp", 1).await;
+    seconds(5.0).await; // the slate is made
+    let length = u64::try_from(minutes).expect("few") * 60;
+    let player = Player::watch(&server, length);
+    let (began, mut random) = (Instant::now(), Random(88_172_645_463_325_252));
+    let (mut done, mut memory) = (0, None);
+    while began.elapsed() < Duration::from_secs(length - 20) {
+        if began.elapsed() > Duration::from_secs(length / 4).min(Duration::from_mins(2)) && memory.is_none() {
+            memory = Some(server.resident_mib());
+        }
+        seconds(2.0 + up_to(&mut random, 6.0)).await;
+        match source.take() {
+            Some(encoder) => {
+                encoder.kill().await;
+                server.legs("feeding slate", 1).await;
+            }
+            None => {
+                source = Some(encoder_again(&url));
+                server.legs("healthy feeding rtmp", 1).await;
+            }
+        }
+        done += 1;
+    }
+    let (before, after) = (memory.unwrap_or(0), server.resident_mib());
+    let (felt, growth) = player.felt_and_growth().await;
+    let gaps = server.gaps("closed").await;
+    let is_met = felt[1] <= 1000 && growth.abs() <= 20 && after <= before + before / 10;
+    let lost = format!("latency grows by {growth} ms a minute; memory {before} → {after} MiB");
+    row(&format!("a source comes and goes for {minutes} min"), done, &lost, Some(felt), &gaps, is_met)
+}
+
+/// An encoder that sends one picture every three seconds, and sound.
+async fn sparse(program: &Path, folder: &Path) -> bool {
+    let server = Server::start(program, folder, "").await;
+    let url = server.rtmp_url(server.rtmp).await;
+    let words = "-hide_banner -loglevel error -nostdin -re -f lavfi -i testsrc2=size=640x360:rate=1/3 -f lavfi -i \
+        anoisesrc=sample_rate=48000:amplitude=0.1 -c:v libx264 -preset ultrafast -tune zerolatency -g 1 -pix_fmt yuv420p \
+        -c:a aac -b:a 96k -f flv";
+    let _source = Program::start(Ffmpeg::Debian.path(), words.split_whitespace().chain([&*url]));
+    server.legs("healthy feeding rtmp", 1).await;
+    media_playlist(&server).await;
+    let player = Player::watch(&server, 40);
+    let felt = player.felt().await;
+    let text = media_playlist(&server).await;
+    let gaps = text.lines().filter(|line| *line == "#EXT-X-GAP").count();
+    let switches =
+        server.tell(&["events", "show", "--limit", "1000", "--json"]).await.matches("stream.switched").count();
+    let lost = format!("{} discontinuities, {gaps} gaps, {switches} switch", discontinuities(&text));
+    let is_met = felt[0] == 0 && gaps == 0 && discontinuities(&text) == 0 && switches == 1;
+    row("one picture every 3 s, for 40 s", 1, &lost, Some(felt), &[], is_met)
+}
+
 /// A blip of the network on the only path.
 async fn blip(program: &Path, folder: &Path, millis: u64) -> bool {
     let server = Server::start(program, folder, "[slate]\nenabled = false\n").await;
@@ -463,6 +534,12 @@ async fn main() -> ExitCode {
         for millis in [200, 800, 1000, 3000, 10_000] {
             is_met &= blip(program, &folder, millis).await;
         }
+    }
+    if is_wanted("sparse") {
+        is_met &= sparse(program, &folder).await;
+    }
+    if wanted.iter().any(|known| known == "alternation") {
+        is_met &= alternation(program, &folder, rounds).await;
     }
     if is_wanted("restart") {
         is_met &= restart(program, &folder, few).await;

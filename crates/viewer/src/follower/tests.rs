@@ -304,7 +304,7 @@ fn variables_of_the_multivariant_playlist_are_imported() {
 #[test]
 fn a_part_that_is_missing_is_left_out_and_told() {
     let broken = |name: &str| name == "v35.2" || name == "v35";
-    let settings = PlayerSettings { variant: Some(0), ..PlayerSettings::default() };
+    let settings = PlayerSettings { variant: Choice::Number(0), ..PlayerSettings::default() };
     let mut world = World::new(Server { broken, ..Server::new() }, settings);
     world.run(40);
     let quality = world.follower.quality();
@@ -326,7 +326,7 @@ fn the_bandwidth_decides_the_variant() {
     assert_eq!(world.follower.variant_bandwidth(), Some(1_000_000), "and down when the line gets narrow");
     assert_eq!((world.follower.quality().switches, stalls), (2, 0));
     assert!(world.server.asked.iter().any(|path| path.contains("/w3")), "media of the other variant was fetched");
-    let fixed = PlayerSettings { variant: Some(1), ..PlayerSettings::default() };
+    let fixed = PlayerSettings { variant: Choice::Number(1), ..PlayerSettings::default() };
     let mut world = World::new(Server::new(), fixed);
     world.run(5);
     assert_eq!((world.follower.variant_bandwidth(), world.follower.quality().switches), (Some(5_000_000), 0));

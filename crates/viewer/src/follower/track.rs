@@ -178,6 +178,10 @@ impl Track {
         Some(self.edge(media) + if media.is_ended { 0 } else { since.min(step) })
     }
 
+    pub(super) fn has_end(&self) -> bool {
+        self.media().is_some_and(|media| media.is_ended || media.kind == Some(hls::read::PlaylistKind::Vod))
+    }
+
     pub(super) fn is_over(&self) -> bool {
         let past = |media: &MediaPlaylist| self.position.is_some_and(|position| position >= media.next_position());
         self.media().is_some_and(|media| media.is_ended && past(media))
@@ -274,7 +278,7 @@ impl Track {
         if media.segments.is_empty() {
             return None;
         }
-        if media.is_ended || media.kind == Some(hls::read::PlaylistKind::Vod) {
+        if self.has_end() {
             return Some((self.start_of(media, 0), None));
         }
         let target = media.target_nanos();
