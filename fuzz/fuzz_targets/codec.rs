@@ -10,8 +10,11 @@ fuzz_target!(|data: &[u8]| {
     let (record, unit) = (Bytes::copy_from_slice(&rest[..at]), Bytes::copy_from_slice(&rest[at..]));
     for codec in [VideoCodec::Avc, VideoCodec::Hevc, VideoCodec::Av1, VideoCodec::Vp9] {
         if let Ok(mut stream) = codec::VideoStream::new(codec, &record) {
-            let _ = stream.unit(&unit, true);
+            let read = stream.unit(&unit, true);
             if let Some(config) = stream.config() {
+                if let Some(captured) = read.ok().and_then(|unit| codec::CaptureReader::new(config).read(&unit.payload)) {
+                    let _ = captured.utc_nanos(1 << 60);
+                }
                 container::fmp4::init_segment(&CodecConfig::Video(config.clone()));
             }
         }

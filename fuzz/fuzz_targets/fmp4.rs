@@ -7,6 +7,9 @@ fuzz_target!(|data: &[u8]| {
     let tracks = read_init(data).unwrap_or_default();
     if let Ok(runs) = read_fragments(&tracks, data) {
         assert!(!runs.is_empty());
-        runs.iter().for_each(|run| drop(run.duration()));
+        for run in &runs {
+            let _ = run.duration();
+            assert_eq!(run.samples.len(), run.places.len());
+        }
     }
 });

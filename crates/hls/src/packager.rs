@@ -146,6 +146,9 @@ pub struct Packager {
     last_position: i64,
     /// When the first unit came that lies inside what was called a gap.
     passed_since: Option<i64>,
+    /// Decode time of the last picture, and its distance to the one before, on the video scale.
+    last_video: Option<i64>,
+    video_step: i64,
     /// The last random access point of the leading track, and its distance to the one before, on the video scale.
     random_access: Option<i64>,
     gop: i64,
@@ -176,6 +179,8 @@ impl Packager {
             last_arrival_utc: 0,
             last_position: 0,
             passed_since: None,
+            last_video: None,
+            video_step: 0,
             random_access: None,
             gop: 0,
             is_ended: false,
@@ -352,10 +357,14 @@ impl Packager {
         let scale = track.assembler.config().timescale();
         let ticks = |time: i64| scale.rescale(time, Timescale::VIDEO);
         let (nominal, ended) = (track.assembler.decode_time(unit), track.end);
-        let usual = ticks(track.assembler.last_duration());
+        // What a picture lasted before a gap was told says little of an encoder that always sends so few.
+        let step = if unit.track == TrackKind::Video { self.video_step } else { 0 };
+        let usual = ticks(track.assembler.last_duration()).max(step);
         if let Some(held) = track.assembler.held_start() {
             let hole = ticks(nominal - held);
-            if hole >= Timescale::VIDEO.ticks(self.config.segment_target) && usual > 0 && hole > 3 * usual {
+            let is_long = hole >= Timescale::VIDEO.ticks(self.config.segment_target);
+            let limit = self.shared.target_duration * i64::from(Timescale::VIDEO.hz());
+            if is_long && (usual > 0 && hole > 3 * usual || hole > limit) {
                 let until = self.close_all();
                 self.flow = Flow::Gap { until, until_utc: self.expected_utc(until), is_told: false };
             } else if self.segmenter.is_full(ticks(nominal), 0) && unit.track == TrackKind::Video {
@@ -387,7 +396,9 @@ impl Packager {
     }
 
     fn on_video(&mut self, unit: AccessUnit) {
-        if !self.handle_hole(&unit) {
+        let is_usable = self.handle_hole(&unit);
+        self.video_step = self.last_video.replace(unit.dts.0).map_or(0, |last| unit.dts.0.saturating_sub(last).max(0));
+        if !is_usable {
             return;
         }
         let Some(video) = &mut self.video else { return };

@@ -52,6 +52,28 @@ pub struct Leg {
     reader: Option<CaptureReader>,
     /// When pictures were captured, as told last.
     capture: Option<Captured>,
+    cadence: Cadence,
+}
+
+/// How far apart pictures lie: the least of the last few intervals.
+#[derive(Debug, Default)]
+struct Cadence {
+    last: Option<i64>,
+    steps: [Option<i64>; 3],
+}
+
+impl Cadence {
+    fn on_picture(&mut self, dts: i64) {
+        if let Some(last) = self.last.replace(dts) {
+            self.steps.rotate_right(1);
+            self.steps[0] = Some(dts - last);
+        }
+    }
+
+    fn interval(&self) -> Option<Duration> {
+        let least = self.steps.into_iter().flatten().min()?;
+        Some(media::Timescale::VIDEO.duration(least))
+    }
 }
 
 /// When pictures were captured, by their encoder's clock.
@@ -137,6 +159,7 @@ impl Leg {
             late: Duration::ZERO,
             reader: None,
             capture: None,
+            cadence: Cadence::default(),
         }
     }
 
@@ -306,8 +329,10 @@ impl Leg {
         self.forward(at);
     }
 
-    /// When a picture was captured, where it says so.
-    fn read_capture(&mut self, at: Arrival, unit: &AccessUnit) {
+    /// What a picture tells beside what it shows: how the leg does, and when it was captured.
+    fn on_picture(&mut self, at: Arrival, unit: &AccessUnit) {
+        self.vitals.on_picture(unit.payload.len());
+        self.cadence.on_picture(unit.dts.0);
         if let Some(captured) = self.reader.as_ref().and_then(|reader| reader.read(&unit.payload)) {
             let leg = media::Timescale::VIDEO.nanos(unit.pts.0);
             self.capture = captured.utc_nanos(at.utc_nanos).map(|utc| Captured::new(at, utc, leg));
@@ -340,8 +365,7 @@ impl Leg {
             has_media = true;
             if unit.track == TrackKind::Video {
                 has_picture = true;
-                self.vitals.on_picture(unit.payload.len());
-                self.read_capture(at, &unit);
+                self.on_picture(at, &unit);
             }
             let audio_scale = self.audio_scale.unwrap_or(media::Timescale::VIDEO);
             let scale = if unit.track == TrackKind::Audio { audio_scale } else { media::Timescale::VIDEO };
@@ -367,7 +391,7 @@ impl Leg {
             // A source that is paced has delivered until it is read again.
             let delivered = at.now + self.timeline.ahead().saturating_sub(AHEAD_MAX);
             if let Some(leg) = shared.leg_mut(self.id) {
-                leg.on_media(at.now, delivered, has_picture);
+                leg.on_media(at.now, delivered, has_picture, self.cadence.interval());
                 if self.budget.is_overdrawn() {
                     leg.kick.send_replace(Some("more than 200 Mbit/s is not taken".into()));
                 }

@@ -92,6 +92,8 @@ pub struct LegStatus {
     pub capture_delay_nanos: Option<i64>,
 }
 
+/// Silence that is suspect of a leg whose interval of pictures is not known, since it has brought one.
+const FIRST_SILENCE: Duration = Duration::from_millis(1250);
 /// A leg that is silent for this many times the silence that makes it suspect is dead.
 const DEAD: u32 = 4;
 
@@ -102,6 +104,8 @@ pub(crate) struct LegRecord {
     /// Of any track.
     pub(crate) last_media: Option<Instant>,
     last_picture: Option<Instant>,
+    /// Usual interval of its pictures; none before there were two.
+    interval: Option<Duration>,
     /// Its session is gone, and the next look at the clocks removes it.
     pub(crate) is_gone: bool,
     /// The peer has closed its side, and what it sent before is still being taken in.
@@ -138,6 +142,7 @@ impl LegRecord {
             publisher,
             last_media: None,
             last_picture: None,
+            interval: None,
             is_gone: false,
             has_hung_up: false,
             is_disabled: false,
@@ -160,9 +165,10 @@ impl LegRecord {
         }
     }
 
-    /// It has delivered media that reaches until then.
-    pub(crate) fn on_media(&mut self, now: Instant, until: Instant, has_picture: bool) {
+    /// It has delivered media that reaches until then, and pictures among it usually come at this interval.
+    pub(crate) fn on_media(&mut self, now: Instant, until: Instant, has_picture: bool, interval: Option<Duration>) {
         self.last_media = Some(until);
+        self.interval = interval;
         if has_picture {
             self.last_picture = Some(until);
         }
@@ -174,8 +180,20 @@ impl LegRecord {
         now.saturating_duration_since(self.last_picture.or(self.last_media).unwrap_or(self.began))
     }
 
+    /// Longest silence that is usual for it: three times the interval of its pictures.
+    fn usual_silence(&self) -> Duration {
+        let first = if self.last_picture.is_some() { FIRST_SILENCE } else { Duration::ZERO };
+        self.interval.map_or(first, |interval| 3 * interval)
+    }
+
+    /// How long a program that it leads waits for it.
+    pub(crate) fn patience(&self) -> Duration {
+        if self.interval.is_some() { self.usual_silence() } else { DEAD * self.usual_silence() }
+    }
+
     /// How it does, where silence of `suspect_after` is suspect.
     pub(crate) fn health(&self, now: Instant, suspect_after: Duration) -> LegState {
+        let suspect_after = suspect_after.max(self.usual_silence());
         if self.is_disabled {
             LegState::Disabled
         } else if self.last_media.is_none() {
@@ -191,6 +209,7 @@ impl LegRecord {
 
     /// Whether something comes of it, good or bad.
     pub(crate) fn delivers(&self, now: Instant, suspect_after: Duration) -> bool {
+        let suspect_after = suspect_after.max(self.usual_silence());
         let is_silent = self.has_hung_up || self.is_gone || self.silence(now) >= suspect_after;
         !self.is_disabled && self.last_media.is_some() && !is_silent
     }

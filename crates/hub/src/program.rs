@@ -288,12 +288,6 @@ impl Program {
         (self.interval(track) / 2).max(rounding)
     }
 
-    /// Longest gap in which a leg counts as delivering: three times the usual interval.
-    pub(crate) fn usual_silence(&self) -> Duration {
-        let interval = if self.tracks.video.is_some() { self.interval(TrackKind::Video) } else { 0 };
-        Duration::from_nanos(u64::try_from(Timescale::VIDEO.nanos(interval * 3)).unwrap_or(0))
-    }
-
     /// When the last unit was emitted of the track that tells where the program is.
     pub(crate) fn last_arrival(&self) -> Option<Instant> {
         self.last_arrival

@@ -254,14 +254,14 @@ impl Stream {
     pub fn has_source(&self, now: Instant) -> bool {
         let shared = self.shared.lock();
         let leading = shared.program.leader().and_then(|id| shared.leg(id));
-        let suspect_after = self.suspect_after(&shared);
+        let suspect_after = self.suspect_after();
         leading.is_some_and(|leg| !leg.is_slate() && leg.delivers(now, suspect_after))
     }
 
     /// Whether no source delivers, and the one that feeds the program is dead: its sound may go on without a picture.
     pub fn is_dark(&self, now: Instant) -> bool {
         let shared = self.shared.lock();
-        let suspect_after = self.suspect_after(&shared);
+        let suspect_after = self.suspect_after();
         let leading = shared.program.leader().and_then(|id| shared.leg(id));
         leading.is_none_or(|leg| leg.health(now, suspect_after) == LegState::Dead)
             && !shared.legs.iter().any(|leg| leg.delivers(now, suspect_after))
@@ -430,7 +430,7 @@ impl Stream {
     /// What each source has brought since this was asked last; empty unless [`crate::HubConfig::keeps_samples`].
     pub fn samples(&self, now: Instant) -> Vec<Sample> {
         let mut shared = self.shared.lock();
-        let suspect_after = self.suspect_after(&shared);
+        let suspect_after = self.suspect_after();
         let keeps = self.config.keeps_samples && shared.state != StreamState::Ended;
         let legs = shared.legs.iter_mut().filter(|leg| keeps && !leg.is_slate());
         legs.map(|leg| {
@@ -544,7 +544,8 @@ impl Stream {
         if shared.alone_since.is_some_and(|since| at.now.saturating_duration_since(since) >= HASH_ON) {
             self.has_several_legs.store(false, Ordering::Relaxed);
         }
-        let silent_after = self.config.silent_after.max(shared.program.usual_silence());
+        let leading = shared.program.leader().and_then(|id| shared.leg(id));
+        let silent_after = self.config.silent_after.max(leading.map_or(Duration::ZERO, LegRecord::patience));
         if shared.state == StreamState::Live && shared.silence(at.now) >= silent_after {
             self.lose(&mut shared, at, "no leg delivers");
         }
@@ -599,12 +600,12 @@ impl Stream {
 
     /// Whether a leg delivers that may feed the program soon.
     fn may_go_on(&self, shared: &Shared, now: Instant) -> bool {
-        shared.legs.iter().any(|leg| leg.delivers(now, self.suspect_after(shared)))
+        shared.legs.iter().any(|leg| leg.delivers(now, self.suspect_after()))
     }
 
-    /// Silence after which a leg is suspect.
-    pub(crate) fn suspect_after(&self, shared: &Shared) -> Duration {
-        self.config.takeover_after.max(shared.program.usual_silence())
+    /// Silence after which a leg is suspect, unless more is usual for it.
+    pub(crate) fn suspect_after(&self) -> Duration {
+        self.config.takeover_after
     }
 
     fn drop_leg(&self, shared: &mut Shared, at: Arrival, id: u64, why: &str) {

@@ -40,7 +40,7 @@ impl Stream {
 
     /// The legs that should lead, the best first: one that has no random access point yet must not stand in the way of another.
     fn targets(&self, shared: &Shared, now: Instant) -> Vec<(u64, SwitchReason)> {
-        let suspect_after = self.suspect_after(shared);
+        let suspect_after = self.suspect_after();
         let is_healthy = |leg: &LegRecord| leg.health(now, suspect_after) == LegState::Healthy;
         let leader = shared.program.leader();
         let leading = leader.and_then(|id| shared.leg(id));
@@ -237,7 +237,7 @@ impl Stream {
 
     /// A weak leg that feeds the program keeps out the pictures of a copy that is well and comes too late to fill what is missing.
     pub(crate) fn look_for_weak_copies(&self, shared: &mut Shared, at: Arrival) {
-        let suspect_after = self.suspect_after(shared);
+        let suspect_after = self.suspect_after();
         let is_well = |leg: &&LegRecord| leg.health(at.now, suspect_after) == LegState::Healthy;
         let late: Vec<u64> = shared.program.laggards().collect();
         if !shared.legs.iter().filter(is_well).any(|leg| late.contains(&leg.id)) {
@@ -272,7 +272,7 @@ impl Stream {
 
     /// Tells of legs whose health changed.
     pub(crate) fn note_health(&self, shared: &mut Shared, at: Arrival) {
-        let suspect_after = self.suspect_after(shared);
+        let suspect_after = self.suspect_after();
         for leg in &mut shared.legs {
             let state = leg.health(at.now, suspect_after);
             if matches!(state, LegState::Suspect | LegState::Dead) {

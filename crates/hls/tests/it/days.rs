@@ -211,3 +211,29 @@ fn what_was_held_up_is_shown_where_the_next_keyframe_is_far() {
     let mut after = playlist.segments[gap..].iter().flat_map(|segment| &segment.parts);
     assert!(after.any(|part| part.independent), "a picture that can be decoded: {playlist:#?}");
 }
+
+/// Slides, or a camera that saves: each picture stands until the next one, and none of it is a gap.
+#[test]
+fn an_encoder_that_sends_a_picture_every_three_seconds_makes_no_gaps() {
+    for silence in [0, 8] {
+        let mut world = World::new(PackagerConfig::default());
+        world.connect(Some(&fixture(30, 1)), Some(48_000));
+        for tick in 0..3000i64 {
+            let millis = tick * 64 / 3;
+            let wall = Duration::from_millis(u64::try_from(millis).expect("positive"));
+            world.pass(wall.saturating_sub(world.passed));
+            if (3000..3000 + silence * 1000).contains(&millis) {
+                continue; // and once nothing at all for long
+            }
+            if tick % 141 == 0 {
+                world.video(millis, 0, true);
+            }
+            world.audio(millis);
+        }
+        let playlist = world.playlist(TrackKind::Video).expect("published");
+        let gaps: f64 =
+            playlist.segments.iter().filter(|segment| segment.gap).map(testkit::playlist::Segment::length).sum();
+        assert!(gaps == 0.0, "after {silence} s of silence: {playlist:#?}");
+        assert!(playlist.segments.iter().all(|segment| !segment.discontinuity));
+    }
+}

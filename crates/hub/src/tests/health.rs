@@ -136,3 +136,18 @@ fn encodes_that_begin_alike_and_have_the_same_sound_part_when_their_pictures_do(
         .collect();
     assert!(matches!(of_copies[..], [(EventKind::Merged, _), (EventKind::Parted, 5)]), "{of_copies:?}");
 }
+
+#[test]
+fn a_picture_every_few_seconds_is_no_silence_of_an_encoder_that_sends_no_more() {
+    let mut world = World::new(HubConfig::default());
+    let paths = [path(1, 0, 20, true), path(2, 0, 20, true)];
+    let mut acts = carry(0, &paths[0], 0, 40 * SECOND);
+    acts.retain(|(_, _, act)| !matches!(act, Act::Bring(made) if made.track == 0 && made.number % (2 * GOP) != 0));
+    acts.extend(carry(1, &paths[1], 10 * SECOND, 40 * SECOND));
+    let _legs = play(&mut world, &paths, &[("a", 0), ("b", 1)], acts, 39 * SECOND);
+
+    let events = world.hub.events().since(0, 1000);
+    assert!(events.iter().all(|event| event.kind != EventKind::Lost), "{events:#?}");
+    let after_first = events.iter().filter(|event| event.utc_nanos > UTC + 5 * SECOND);
+    assert!(after_first.into_iter().all(|event| event.kind != EventKind::Switched), "{events:#?}");
+}

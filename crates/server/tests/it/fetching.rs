@@ -47,8 +47,8 @@ async fn what_is_fetched_over_ll_hls_with_a_play_key_is_whole() {
     seconds(6.0).await;
     cable.stall(Duration::from_millis(1500)).await; // longer than what is held back: what is late comes at once, and in order
     let made = source.made().await;
-    seconds(4.0).await; // as far behind as it is to be, twice
     assert_seamless(&rig).await;
+    seconds(4.0).await; // as far behind as it is to be, twice
     assert_whole(&rig, &made, &witness.seen().await).await;
     assert_eq!(events(&rig, "stream.switched").await.len(), 1, "it never fell silent");
 }
