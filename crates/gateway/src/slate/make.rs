@@ -51,7 +51,9 @@ impl Format {
         // What the bitstream declares is a hint: what is measured counts where they differ.
         let is_near = |rate: &FrameRate| rate.millihertz().abs_diff(measured_millihertz) <= measured_millihertz / 10;
         let declared = video.frame_rate.filter(|rate| measured_millihertz == 0 || is_near(rate));
-        let frame_rate = declared.or_else(|| nearest(measured_millihertz)).or_else(|| FrameRate::new(30, 1))?;
+        // FFmpeg 5.1 does not end where a picture lasts longer than what is made.
+        let known = declared.or_else(|| nearest(measured_millihertz)).filter(|rate| rate.millihertz() >= 1000);
+        let frame_rate = known.or_else(|| FrameRate::new(30, 1))?;
         let codec_string = video.codec_string.clone();
         Some(Self { codec: video.codec, width: video.width, height: video.height, frame_rate, codec_string })
     }
@@ -230,6 +232,26 @@ pub(super) fn prune(folder: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_of_a_picture_every_few_seconds_has_a_slate_that_can_be_made() {
+        for (declared, measured, expected) in
+            [((1, 3), 333, 30), ((1, 3), 0, 30), ((25, 1), 25_000, 25), ((1, 1), 1000, 1)]
+        {
+            let video = media::VideoConfig {
+                codec: VideoCodec::Avc,
+                record: bytes::Bytes::new(),
+                width: 640,
+                height: 360,
+                frame_rate: FrameRate::new(declared.0, declared.1),
+                codec_string: "avc1.42c01e".into(),
+                reorder_frames: None,
+                colour: None,
+            };
+            let format = Format::of(&Tracks { video: Some(video), audio: None }, measured).expect("can be made");
+            assert_eq!(format.frame_rate, FrameRate::new(expected, 1).expect("a rate"), "{declared:?} {measured}");
+        }
+    }
 
     #[test]
     fn what_nobody_has_needed_for_a_month_is_deleted() {
