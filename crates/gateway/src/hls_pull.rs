@@ -26,7 +26,7 @@ use viewer::watch::moment;
 use self::pacer::Pacer;
 use self::pieces::{Piece, Reader, Timed};
 use crate::ts::TsSource;
-use crate::{Gateway, arrival, count_repairs};
+use crate::{Gateway, arrival, count_repairs, kicked};
 
 /// Most time for a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -210,17 +210,6 @@ fn cut(body: Bytes, range: Option<ByteRange>) -> Bytes {
     let end = length.map_or(body.len() as u64, |length| start.saturating_add(length)).min(body.len() as u64);
     let place = |at: u64| usize::try_from(at.min(end)).unwrap_or(body.len());
     body.slice(place(start)..place(end))
-}
-
-/// When the hub wants the source gone, and why. Cancel-safe.
-async fn kicked(kicked: Option<&mut watch::Receiver<Option<String>>>) -> String {
-    match kicked {
-        Some(kicked) => {
-            let reason = kicked.wait_for(Option::is_some).await;
-            reason.ok().and_then(|reason| reason.clone()).unwrap_or_default()
-        }
-        None => std::future::pending().await,
-    }
 }
 
 impl<'a> Pull<'a> {

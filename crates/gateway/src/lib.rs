@@ -220,6 +220,17 @@ impl Gateway {
     }
 }
 
+/// When the hub wants the source gone, and why. Cancel-safe.
+pub(crate) async fn kicked(kicked: Option<&mut watch::Receiver<Option<String>>>) -> String {
+    match kicked {
+        Some(kicked) => {
+            let reason = kicked.wait_for(Option::is_some).await;
+            reason.ok().and_then(|reason| reason.clone()).unwrap_or_default()
+        }
+        None => std::future::pending().await,
+    }
+}
+
 /// Adds what was repaired since the last time to the metrics.
 pub(crate) fn count_repairs(metrics: &Metrics, leg: &Leg, counted: &mut Repairs) {
     let now = leg.repairs();

@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 use tracing::{info, info_span};
 
 use super::{PACE_GRACE, Publishing, READ_BYTES, WRITE_TIMEOUT, announcement};
-use crate::{Gateway, arrival, count_repairs, in_time};
+use crate::{Gateway, arrival, count_repairs, in_time, kicked};
 
 /// Most time to look up a name, to connect, and to agree on TLS, each.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -107,7 +107,7 @@ async fn once(gateway: &Gateway, pull: &RtmpPull, protocol: Protocol) -> Result<
         let wake = tokio::select! {
             biased;
             () = gateway.shutdown.cancelled() => Wake::Shutdown,
-            reason = kicked(source.as_mut()) => Wake::Kicked(reason),
+            reason = kicked(source.as_mut().map(|source| &mut source.kicked)) => Wake::Kicked(reason),
             read = socket.read(&mut buffer), if paced_until.is_none() => Wake::Read(read),
             () = tokio::time::sleep_until(wake_at.into()) => Wake::Timeout,
         };
@@ -136,17 +136,6 @@ async fn once(gateway: &Gateway, pull: &RtmpPull, protocol: Protocol) -> Result<
     }
     // Other servers repeat the name, and it may be a key.
     outcome.map_err(|error| error.replace(pull.address.name.expose(), "(the stream)"))
-}
-
-/// When the hub wants the source gone, and why. Cancel-safe.
-async fn kicked(source: Option<&mut Publishing>) -> String {
-    match source {
-        Some(source) => {
-            let reason = source.kicked.wait_for(Option::is_some).await;
-            reason.ok().and_then(|reason| reason.clone()).unwrap_or_default()
-        }
-        None => std::future::pending().await,
-    }
 }
 
 /// Carries out what the session asks for; its deadline, and whether media came. A source that is paced is taken in unit by unit.
