@@ -1,5 +1,5 @@
 // Plays one live stream and keeps playing: waits for it, reconnects, reloads. Knows nothing of the page around it.
-import Hls, { ErrorDetails, ErrorTypes, Events, type ErrorData } from 'hls.js';
+import Hls, { ErrorDetails, ErrorTypes, Events, type ErrorData, type LoadPolicy } from 'hls.js';
 import { gaplessControllers } from './gapless-controllers';
 
 /** What the viewer should know. */
@@ -33,6 +33,9 @@ const WATCH_MS = 250;
 const STALL_SHOWN_MS = 1500;
 /** Without progress for this long the stream is loaded anew. */
 const STALL_RELOAD_MS = 8000;
+/** Without progress for this long, and by this many seconds before what the playlist has, the picture goes where it is. */
+const OUTSIDE_MS = 500;
+const OUTSIDE_SECONDS = 0.5;
 /** Catching up stops when less than this is buffered, in seconds: the next part may be late. */
 const AHEAD_MIN_SECONDS = 0.3;
 /** Fastest playback to catch up, and how far off the target it begins and ends, in seconds. */
@@ -44,6 +47,20 @@ const CALM_MS = 60_000;
 const CALM_STEP_SECONDS = 0.5;
 /** Farther behind than this the picture jumps to the live edge; below it plays a little faster. */
 const BEHIND_MAX_SECONDS = 8;
+
+/** A server that is gone for a moment is asked again soon, and for some seconds; hls.js by itself gives up a connection that is refused. */
+const retrying = (policy: LoadPolicy, isWorthIt: (status: number) => boolean): LoadPolicy => ({
+  default: {
+    ...policy.default,
+    errorRetry: {
+      maxNumRetry: 10, retryDelayMs: 250, maxRetryDelayMs: 1000, backoff: 'linear',
+      shouldRetry: (config, count, _isTimeout, response) => !!config && count < config.maxNumRetry && isWorthIt(response?.code ?? 0),
+    },
+  },
+});
+const isAway = (status: number): boolean => status === 0 || status >= 500;
+/** Playlists are not there until the encoder is back. */
+const isAwayOrNotBack = (status: number): boolean => isAway(status) || status === 404;
 
 export class LivePlayer {
   snapshot: Snapshot = START;
@@ -168,6 +185,8 @@ export class LivePlayer {
       backBufferLength: 30,
       enableWorker: true,
       startLevel: -1,
+      playlistLoadPolicy: retrying(Hls.DefaultConfig.playlistLoadPolicy, isAwayOrNotBack),
+      fragLoadPolicy: retrying(Hls.DefaultConfig.fragLoadPolicy, isAway),
       xhrSetup: (xhr, url) => {
         // Only the first playlist is guarded; what it names is the same for everybody.
         if (!this.key || url !== this.url) return;
@@ -271,6 +290,10 @@ export class LivePlayer {
       return;
     }
     const stalled = now - this.#lastProgress;
+    const details = this.#hls?.latestLevelDetails;
+    if (this.#played && details?.live && stalled > OUTSIDE_MS && time < details.fragmentStart - OUTSIDE_SECONDS) {
+      this.toLiveEdge(); // numbers jump when a server was started again, and hls.js takes it that as many segments were missed
+    }
     if (this.#ended && this.#played && stalled > STALL_SHOWN_MS) {
       this.#set({ state: 'ended', latency: null });
       if (!this.#poll) this.#poll = setTimeout(() => void this.#probe(), POLL_MS);

@@ -18,6 +18,8 @@ pub struct AdtsReader {
     buffer: BytesMut,
     /// The last frame ended where the buffer begins.
     is_synchronized: bool,
+    /// Bytes are missing in what was pushed last.
+    is_damaged: bool,
     /// The bits of the header that make the configuration, and the configuration.
     config: Option<([u32; 3], AudioConfig)>,
 }
@@ -36,10 +38,18 @@ impl AdtsReader {
         self.buffer.extend_from_slice(bytes.get(..BUFFER_BYTES_MAX).unwrap_or(bytes));
     }
 
+    /// Appends the payload of a PES packet in which bytes are missing somewhere. What is in progress is lost; frames can be read as long
+    /// as each is followed by another, and what comes behind the hole, whose time is not known, is lost.
+    pub fn push_damaged(&mut self, bytes: &[u8]) {
+        self.reset();
+        self.push(bytes);
+        self.is_damaged = true;
+    }
+
     /// Forgets the frame in progress, after a loss.
     pub fn reset(&mut self) {
         self.buffer.clear();
-        self.is_synchronized = false;
+        (self.is_synchronized, self.is_damaged) = (false, false);
     }
 
     /// The next raw frame with its configuration; bytes that are no frame are passed over.
@@ -49,13 +59,28 @@ impl AdtsReader {
     /// The frame is not carried: several raw data blocks, or channels that are not in the table. Reading can go on.
     #[expect(clippy::should_implement_trait, reason = "an iterator would end at the first `None`; this goes on")]
     pub fn next(&mut self) -> Result<Option<(AudioConfig, Bytes)>, Error> {
+        let found = self.read();
+        if self.is_damaged && matches!(found, Ok(None)) {
+            self.reset();
+        }
+        found
+    }
+
+    fn read(&mut self) -> Result<Option<(AudioConfig, Bytes)>, Error> {
         loop {
             let garbage = self.buffer.iter().position(|byte| *byte == 0xff).unwrap_or(self.buffer.len());
+            if self.is_damaged && garbage > 0 {
+                return Ok(None);
+            }
             self.is_synchronized &= garbage == 0;
             self.buffer.advance(garbage);
             let Some(head) = self.buffer.get(..HEADER_BYTES) else { return Ok(None) };
             let header = Header::parse(head)?;
-            let Some(header) = header.filter(|header| self.is_synchronized || self.is_followed(header)) else {
+            let is_sure = self.is_synchronized && !self.is_damaged;
+            let Some(header) = header.filter(|header| is_sure || self.is_followed(header)) else {
+                if self.is_damaged {
+                    return Ok(None);
+                }
                 self.is_synchronized = false;
                 self.buffer.advance(1);
                 continue;
@@ -177,6 +202,25 @@ mod tests {
             }
             assert_eq!(frames, [&b"one"[..], &[0xff; 300], b"three"], "pieces of {size}");
             assert!(!reader.is_mid_frame());
+        }
+    }
+
+    #[test]
+    fn what_comes_behind_a_hole_is_lost_and_what_comes_before_is_not() {
+        let config = aac::lc_config(48_000, 2).expect("in the tables");
+        let frames: Vec<Vec<u8>> = (1..=5).map(|number| frame(&config, &[number; 300])).collect();
+        let stream = frames.concat();
+        for from in 0..stream.len() {
+            let mut reader = AdtsReader::default();
+            let rest = stream.get(from + 184..).unwrap_or_default();
+            reader.push_damaged(&[&stream[..from], rest].concat());
+            let found = read_all(&mut reader);
+            let whole = found.iter().zip(1..).all(|(raw, number)| raw.as_ref() == [number; 300]);
+            assert!(whole && found.len() <= from / frames[0].len(), "{} frames of a hole at {from}", found.len());
+            assert!(found.len() + 1 >= from / frames[0].len(), "{} frames of a hole at {from}", found.len());
+            assert!(!reader.is_mid_frame());
+            reader.push(&stream);
+            assert_eq!(read_all(&mut reader).len(), 5, "the next is whole");
         }
     }
 

@@ -19,6 +19,8 @@ pub struct LatmReader {
     buffer: BytesMut,
     /// The last element ended where the buffer begins.
     is_synchronized: bool,
+    /// Bytes are missing in what was pushed last.
+    is_damaged: bool,
     mux: Option<Mux>,
     frames: VecDeque<Bytes>,
 }
@@ -44,11 +46,19 @@ impl LatmReader {
         self.buffer.extend_from_slice(bytes.get(..BUFFER_BYTES_MAX).unwrap_or(bytes));
     }
 
+    /// Appends the payload of a PES packet in which bytes are missing somewhere. What is in progress is lost; elements can be read as long
+    /// as each is followed by another, and what comes behind the hole, whose time is not known, is lost.
+    pub fn push_damaged(&mut self, bytes: &[u8]) {
+        self.reset();
+        self.push(bytes);
+        self.is_damaged = true;
+    }
+
     /// Forgets the element in progress, after a loss; the configuration stays.
     pub fn reset(&mut self) {
         self.buffer.clear();
         self.frames.clear();
-        self.is_synchronized = false;
+        (self.is_synchronized, self.is_damaged) = (false, false);
     }
 
     /// The next raw frame with its configuration. Bytes that are no element, and elements before the first
@@ -59,6 +69,14 @@ impl LatmReader {
     /// length, other codecs than AAC. Reading can go on.
     #[expect(clippy::should_implement_trait, reason = "an iterator would end at the first `None`; this goes on")]
     pub fn next(&mut self) -> Result<Option<(AudioConfig, Bytes)>, Error> {
+        let found = self.read();
+        if self.is_damaged && matches!(found, Ok(None)) {
+            self.reset();
+        }
+        found
+    }
+
+    fn read(&mut self) -> Result<Option<(AudioConfig, Bytes)>, Error> {
         loop {
             if let (Some(frame), Some(mux)) = (self.frames.pop_front(), &self.mux) {
                 return Ok(Some((mux.config.clone(), frame)));
@@ -68,12 +86,19 @@ impl LatmReader {
             // The last byte may be the first half of a sync word.
             let half = usize::from(self.buffer.last() == Some(&0x56));
             let garbage = garbage.unwrap_or(self.buffer.len() - half);
+            if self.is_damaged && garbage > 0 {
+                return Ok(None);
+            }
             self.is_synchronized &= garbage == 0;
             self.buffer.advance(garbage);
             let &[_, high, low, ..] = self.buffer.as_ref() else { return Ok(None) };
             let end = 3 + (usize::from(high & 0x1f) << 8 | usize::from(low));
             // A sync word inside other data: no element follows it.
-            if !self.is_synchronized && self.buffer.get(end..end + 2).is_some_and(|pair| !is_sync(pair)) {
+            let is_sure = self.is_synchronized && !self.is_damaged;
+            if !is_sure && self.buffer.get(end..end + 2).is_some_and(|pair| !is_sync(pair)) {
+                if self.is_damaged {
+                    return Ok(None);
+                }
                 self.buffer.advance(1);
                 continue;
             }
@@ -222,6 +247,26 @@ mod tests {
                 }
             }
             assert_eq!(frames, ["one", "one", "second"], "pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn what_comes_behind_a_hole_is_lost_and_what_comes_before_is_not() {
+        let bodies: Vec<Vec<u8>> = (1..=4).map(|number| vec![number; 200]).collect();
+        let stream = [element(&head(), &[&bodies[0]]), element(&[(1, 1)], &[&bodies[1]])];
+        let stream =
+            [&stream.concat()[..], &element(&[(1, 1)], &[&bodies[2]]), &element(&[(1, 1)], &[&bodies[3]])].concat();
+        for from in 0..stream.len() {
+            let mut reader = LatmReader::default();
+            reader.push_damaged(&[&stream[..from], stream.get(from + 184..).unwrap_or_default()].concat());
+            let found: Vec<_> =
+                std::iter::from_fn(|| reader.next().ok().flatten()).map(|(_, raw)| raw.to_vec()).collect();
+            assert!(
+                bodies.starts_with(&found) && found.len() <= from / 203,
+                "{} frames of a hole at {from}",
+                found.len()
+            );
+            assert!(!reader.is_mid_frame());
         }
     }
 

@@ -323,6 +323,29 @@ impl Store {
         Ok(u64::try_from(next).unwrap_or(0))
     }
 
+    /// Streams that have not ended, as far as is known, and when the last one that delivered was gone, in nanoseconds of UTC; nothing for
+    /// those whose media flowed until the server ended.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn unended(&self) -> Result<Vec<(StreamName, Option<i64>)>, StoreError> {
+        let read = |connection: &Connection| {
+            // The columns beside MAX are of the row that has it.
+            let mut statement = connection.prepare(
+                "SELECT stream, kind, utc_nanos, MAX(number) FROM events
+                 WHERE kind IN ('stream.live', 'stream.lost', 'stream.ended') GROUP BY stream",
+            )?;
+            let rows =
+                statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get(2)?)))?;
+            rows.collect::<Result<Vec<(String, String, i64)>, _>>()
+        };
+        let rows = self.write(read).await.map_err(|_| StoreError::Closed)??;
+        let unended = rows.into_iter().filter(|(_, kind, _)| kind != "stream.ended");
+        Ok(unended
+            .filter_map(|(name, kind, nanos)| Some((name.parse().ok()?, (kind == "stream.lost").then_some(nanos))))
+            .collect())
+    }
+
     /// All keys, by stream and age.
     pub fn keys(&self) -> Vec<KeyRecord> {
         let mut keys: Vec<KeyRecord> = self.keys.read().values().cloned().collect();

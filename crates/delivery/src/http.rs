@@ -303,10 +303,11 @@ fn not_found() -> Reply {
     Reply::error(StatusCode::NOT_FOUND, Caching::Seconds(1), "not found")
 }
 
-/// Longer with directives, which only those ask who have read the playlist before. CACHE-01, table B.3
+/// Longer with directives, whose answer never changes. Without, a second: after a restart, players ask before the encoder is back, and what a
+/// cache keeps from then they get for as long. CACHE-01, table B.3 (which allows a target duration)
 fn no_playlist(request: &Request<Incoming>, target_seconds: i64) -> Reply {
     let blocks = request.uri().query().is_some_and(|query| query.contains("_HLS_msn="));
-    Reply { caching: Caching::Seconds(if blocks { 4 * target_seconds } else { target_seconds }), ..not_found() }
+    Reply { caching: Caching::Seconds(if blocks { 4 * target_seconds } else { 1 }), ..not_found() }
 }
 
 fn unavailable(text: &str) -> Reply {

@@ -153,6 +153,9 @@ impl Gateway {
         loop {
             changed.borrow_and_update();
             let news = events.since(next, 100);
+            if news.first().is_some_and(|event| event.number > next) {
+                self.look_at_all(&shelf, &mut tasks); // some are lost: more happened at once than is kept
+            }
             next = news.last().map_or(next, |event| event.number + 1);
             for event in &news {
                 if event.kind == EventKind::Ended {
@@ -182,6 +185,25 @@ impl Gateway {
             while tasks.try_join_next().is_some() {}
             if news.is_empty() && changed.changed().await.is_err() {
                 return;
+            }
+        }
+    }
+
+    /// Whatever happened to streams: each has its slate ready, or shows it.
+    fn look_at_all(&self, shelf: &Arc<Shelf>, tasks: &mut JoinSet<()>) {
+        for always in &shelf.settings.always_on {
+            if self.hub.stream(&always.stream).is_none() {
+                self.begin(shelf, always, tasks);
+            }
+        }
+        for stream in self.hub.streams() {
+            if shelf.settings.without.contains(stream.name()) {
+                continue;
+            }
+            if stream.has_source(Instant::now()) {
+                tasks.spawn(prepare(Arc::clone(shelf), stream));
+            } else if stream.state() == StreamState::Lost || stream.is_dark(Instant::now()) {
+                tasks.spawn(self.clone().show(Arc::clone(shelf), stream, None));
             }
         }
     }
@@ -218,7 +240,7 @@ impl Gateway {
     async fn show_once(&self, shelf: &Shelf, stream: &Arc<Stream>, usual: Option<Format>) -> bool {
         let (tracks, rate) = stream.format();
         let Some(format) = Format::of(&tracks, rate).or(usual) else {
-            warn!(stream = %stream.name(), "no slate is made for its codec: viewers see a gap");
+            stream.slate_is_missing(arrival(), "none is made for its codec");
             return true;
         };
         let ready =
@@ -230,7 +252,7 @@ impl Gateway {
         let slate = match made {
             Ok(slate) => slate,
             Err(error) => {
-                warn!(stream = %stream.name(), error, "there is no slate: viewers see a gap");
+                stream.slate_is_missing(arrival(), &error);
                 return false;
             }
         };

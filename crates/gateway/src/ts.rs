@@ -222,8 +222,11 @@ impl TsSource {
         }
         // spec: ISO/IEC 13818-1 §2.4.3.7: the time is that of the first frame that begins in the unit
         let mut stamped = unit.pts.map(nanos);
-        let carries_over = track.is_mid_frame();
-        let frames = track.frames(&unit.payload);
+        let carries_over = track.is_mid_frame() && !unit.is_damaged;
+        let frames = track.frames(&unit.payload, unit.is_damaged);
+        if unit.is_damaged {
+            self.leg.count_damaged();
+        }
         for (index, frame) in frames.into_iter().enumerate() {
             let Ok((config, payload)) = frame else {
                 self.leg.count_damaged();
@@ -285,14 +288,22 @@ impl AudioTrack {
         }
     }
 
-    fn frames(&mut self, payload: &Bytes) -> Vec<Result<(AudioConfig, Bytes), codec::Error>> {
+    fn frames(&mut self, payload: &Bytes, is_damaged: bool) -> Vec<Result<(AudioConfig, Bytes), codec::Error>> {
         match &mut self.reader {
             AudioReader::Adts(reader) => {
-                reader.push(payload);
+                if is_damaged {
+                    reader.push_damaged(payload);
+                } else {
+                    reader.push(payload);
+                }
                 std::iter::from_fn(|| reader.next().transpose()).collect()
             }
             AudioReader::Latm(reader) => {
-                reader.push(payload);
+                if is_damaged {
+                    reader.push_damaged(payload);
+                } else {
+                    reader.push(payload);
+                }
                 std::iter::from_fn(|| reader.next().transpose()).collect()
             }
             AudioReader::Opus(channel_config) => {

@@ -68,6 +68,7 @@ impl Gateway {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         let received_bytes = self.metrics.received_bytes(Protocol::udp);
         let mut source: Option<(TsSource, Instant, Instant)> = None;
+        let mut asks_at = Instant::now();
         loop {
             let received = tokio::select! {
                 () = self.shutdown.cancelled() => break,
@@ -83,9 +84,13 @@ impl Gateway {
             let payload = payload(buffer.get(..length).unwrap_or_default());
             let (open, _, report_at) = match &mut source {
                 Some(source) => source,
+                None if now < asks_at => continue,
                 None => match self.open_udp(&input, peer) {
                     Some(open) => source.insert((open, now, now + REPORT_INTERVAL)),
-                    None => continue,
+                    None => {
+                        asks_at = now + REPORT_INTERVAL;
+                        continue;
+                    }
                 },
             };
             let wrong = match (open.push(arrival(), payload), open.is_kicked()) {
@@ -125,7 +130,7 @@ impl Gateway {
                 self.metrics.session_opened(Protocol::udp);
                 Some(self.ts_source(leg))
             }
-            Err(_) => None, // somebody else publishes: the next datagram asks again
+            Err(_) => None, // somebody else publishes: it is asked again
         }
     }
 

@@ -21,6 +21,8 @@ const AUDIO_ONLY_RUN: u32 = 32;
 const AUDIO_RUN: u32 = 8;
 /// Pictures after which sound that taught nothing (silence) is taken to lie where the picture says.
 const VIDEO_RUN_WITHOUT_SOUND: u32 = 90;
+/// Time over which the lateness of a copy is looked at.
+const LATENESS_TIME: Duration = Duration::from_secs(1);
 /// Seconds of units that are remembered: the largest skew at which copies are recognised.
 const SPAN_SECONDS: i64 = 8;
 /// Most units that are remembered of a track, whatever their stamps.
@@ -44,6 +46,8 @@ pub(crate) fn hash(unit: &AccessUnit, video: VideoCodec) -> u64 {
 /// What is remembered of a unit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Print {
+    /// Which leg brought it.
+    pub(crate) leg: u64,
     pub(crate) dts: i64,
     pub(crate) hash: u64,
     pub(crate) came: Instant,
@@ -196,6 +200,30 @@ pub(crate) struct Held {
     pub(crate) deadline: Instant,
     /// How much later than the first copy its leg brings units.
     pub(crate) late: Duration,
+}
+
+/// How late a copy is as a rule: what stood still once and came in a burst is no rule.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lateness {
+    since: Option<Instant>,
+    least: Duration,
+    most: Duration,
+}
+
+impl Lateness {
+    /// One unit came so late; once in a while, how late they are.
+    pub(crate) fn observe(&mut self, now: Instant, late: Duration) -> Option<Duration> {
+        let Some(since) = self.since else {
+            *self = Self { since: Some(now), least: late, most: late };
+            return None;
+        };
+        (self.least, self.most) = (self.least.min(late), self.most.max(late));
+        if now.saturating_duration_since(since) < LATENESS_TIME {
+            return None;
+        }
+        self.since = None;
+        Some(self.most.min(2 * self.least))
+    }
 }
 
 /// What became of copies.

@@ -22,6 +22,8 @@ pub enum EventKind {
     LegState,
     /// A publisher was turned away.
     LegRefused,
+    /// The time of a leg had to be repaired.
+    LegRepaired,
     /// Another leg feeds the program.
     Switched,
     /// Two legs were found to carry the same encode: either may fail from now on without loss.
@@ -32,6 +34,8 @@ pub enum EventKind {
     Live,
     /// No leg delivers.
     Lost,
+    /// No leg delivers, and no slate can stand in.
+    SlateMissing,
     /// The stream is over.
     Ended,
     /// An operator did something.
@@ -40,16 +44,18 @@ pub enum EventKind {
 
 impl EventKind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::LegJoined,
         Self::LegLeft,
         Self::LegState,
         Self::LegRefused,
+        Self::LegRepaired,
         Self::Switched,
         Self::Merged,
         Self::Parted,
         Self::Live,
         Self::Lost,
+        Self::SlateMissing,
         Self::Ended,
         Self::Operator,
     ];
@@ -61,11 +67,13 @@ impl EventKind {
             Self::LegLeft => "leg.left",
             Self::LegState => "leg.state",
             Self::LegRefused => "leg.refused",
+            Self::LegRepaired => "leg.repaired",
             Self::Switched => "stream.switched",
             Self::Merged => "stream.merged",
             Self::Parted => "stream.parted",
             Self::Live => "stream.live",
             Self::Lost => "stream.lost",
+            Self::SlateMissing => "slate.missing",
             Self::Ended => "stream.ended",
             Self::Operator => "operator",
         }
@@ -126,7 +134,7 @@ pub struct Event {
     pub reason: Option<SwitchReason>,
     /// What was seen, in words.
     pub text: String,
-    /// Program time without a picture, for a switch.
+    /// Program time without a picture, for a switch; time without media, where it flows again.
     pub gap: Option<Duration>,
     /// Pictures that are missing in the program, for a switch: the gap in usual intervals.
     pub units_lost: Option<u64>,

@@ -10,18 +10,23 @@ use media::{AccessUnit, AudioCodec, AudioConfig, CodecConfig, FrameRate, TrackKi
 use tokio::sync::watch;
 
 use crate::copies;
+use crate::event::{Draft, EventKind};
+use crate::legs::LegRecord;
 use crate::observe::{Advice, Observer};
 use crate::program::{Announced, Arrival};
 use crate::report::{Link, MARKER_BYTES_MAX, MARKERS_MAX, Marker, Transport};
 use crate::standby::Incoming;
-use crate::stream::Stream;
+use crate::stream::{Shared, Stream};
 use crate::timeline::{Repaired, Repairs, Timeline};
-use crate::vitals::Vitals;
+use crate::vitals::{Others, Vitals};
 
 /// How far a source may be ahead of real time before its session leaves its socket alone.
 pub const AHEAD_MAX: Duration = Duration::from_secs(2);
 /// How often a leg copies its figures to where others can read them.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
+/// Repairs are told so long after the last were, and twice as long each time they go on, up to the longest.
+const REPAIRS_TOLD_FIRST: Duration = Duration::from_secs(10);
+const REPAIRS_TOLD_LONGEST: Duration = Duration::from_hours(1);
 /// How long an announced sound is waited for before silence stands in.
 const AUDIO_CENSUS_TIME: Duration = Duration::from_millis(800);
 
@@ -35,6 +40,7 @@ pub struct Leg {
     audio_scale: Option<media::Timescale>,
     observer: Observer,
     vitals: Vitals,
+    told: ToldRepairs,
     /// Sound was announced, so silence stands in from this moment.
     expects_audio: Option<(Instant, u32, u8)>,
     kicked: watch::Receiver<Option<String>>,
@@ -42,8 +48,8 @@ pub struct Leg {
     last_report: Instant,
     /// The codec of the picture that was forwarded last: units are hashed by it.
     hashed_as: VideoCodec,
-    /// Jumps of its stamps that the stream knows of.
-    jumps: u64,
+    /// Times that its stamps came apart from those before, which the stream knows of.
+    breaks: u64,
     /// Empty between calls: kept for its memory.
     ready: Vec<Ready>,
     /// How long ago what it brings now was due.
@@ -149,12 +155,13 @@ impl Leg {
             audio_scale: None,
             observer: Observer::default(),
             vitals: Vitals::new(now),
+            told: ToldRepairs { repairs: Repairs::default(), at: None, pause: REPAIRS_TOLD_FIRST },
             expects_audio: None,
             kicked,
             budget: Budget::new(now),
             last_report: now,
             hashed_as: VideoCodec::Avc,
-            jumps: 0,
+            breaks: 0,
             ready: Vec::new(),
             late: Duration::ZERO,
             reader: None,
@@ -373,18 +380,19 @@ impl Leg {
             let hash = has_others.then(|| copies::hash(&unit, self.hashed_as));
             ready.push(Ready::Unit(Incoming { unit, hash, is_stand_in }));
         }
-        let jumps = self.timeline.repairs().jumps;
+        let Repairs { jumps, dropped_audio, .. } = self.timeline.repairs();
+        let breaks = jumps + dropped_audio; // sound that comes again was set back
         let mut shared = stream.lock();
         if !shared.has_leg(self.id) {
             return;
         }
-        if jumps != self.jumps {
+        if breaks != self.breaks {
             self.capture = None; // told of the stamps before
         }
         if has_picture {
             Stream::set_capture(&mut shared, self.id, self.capture);
         }
-        if std::mem::replace(&mut self.jumps, jumps) != jumps {
+        if std::mem::replace(&mut self.breaks, breaks) != breaks {
             stream.emitting(&mut shared, at, |shared| stream.on_jump(shared, at, self.id));
         }
         if has_media {
@@ -400,18 +408,30 @@ impl Leg {
         let late = i64::try_from(self.late.as_nanos()).unwrap_or(i64::MAX);
         let came = at.now.checked_sub(self.late).map(|now| Arrival { now, utc_nanos: at.utc_nanos - late });
         stream.take_in(&mut shared, at, came.unwrap_or(at), self.id, ready.drain(..));
-        if at.now.saturating_duration_since(self.last_report) >= REPORT_INTERVAL
-            && let Some(leg) = shared.leg_mut(self.id)
-        {
-            self.last_report = at.now;
-            leg.observed = self.observer.snapshot();
-            leg.repairs = self.timeline.repairs();
-            let measured = self.vitals.look(at.now, leg.repairs, leg.transport.unwrap_or_default());
-            // What is seen says more than what it does to the bit rate.
-            leg.weakness = leg.seen.clone().or(measured.map(|(_, evidence)| evidence));
+        if at.now.saturating_duration_since(self.last_report) >= REPORT_INTERVAL {
+            self.report_to(&mut shared, at);
         }
         drop(shared);
         self.ready = ready;
+    }
+
+    /// What was measured since the last time.
+    fn report_to(&mut self, shared: &mut Shared, at: Arrival) {
+        let suspect_after = self.stream.suspect_after();
+        let is_other = |leg: &&LegRecord| leg.id != self.id && !leg.is_slate() && leg.delivers(at.now, suspect_after);
+        let others = Others::of(shared.legs.iter().filter(is_other).map(|leg| leg.bits));
+        let Some(leg) = shared.leg_mut(self.id) else { return };
+        self.last_report = at.now;
+        leg.observed = self.observer.snapshot();
+        leg.repairs = self.timeline.repairs();
+        let measured = self.vitals.look(at.now, leg.repairs, leg.transport.unwrap_or_default(), others);
+        leg.bits = self.vitals.bits();
+        // What is seen says more than what it does to the bit rate.
+        leg.weakness = leg.seen.clone().or(measured.map(|(_, evidence)| evidence));
+        if let Some(text) = self.told.news(at.now, leg.repairs) {
+            let text = format!("{}: {text} repaired", leg.describe());
+            self.stream.tell(at, Draft::new(EventKind::LegRepaired, Some(self.id), text));
+        }
     }
 
     /// Ends the leg at a known time.
@@ -426,6 +446,28 @@ impl Drop for Leg {
         if let Some(leg) = self.stream.lock().leg_mut(self.id) {
             leg.is_gone = true;
         }
+    }
+}
+
+/// Which repairs are known to whoever follows the events.
+#[derive(Debug)]
+struct ToldRepairs {
+    repairs: Repairs,
+    at: Option<Instant>,
+    pause: Duration,
+}
+
+impl ToldRepairs {
+    /// What is new, once in a while.
+    fn news(&mut self, now: Instant, repairs: Repairs) -> Option<String> {
+        let quiet = self.at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+        if repairs == self.repairs || quiet < self.pause {
+            return None;
+        }
+        let goes_on = quiet < 2 * self.pause;
+        self.pause = if goes_on { (2 * self.pause).min(REPAIRS_TOLD_LONGEST) } else { REPAIRS_TOLD_FIRST };
+        self.at = Some(now);
+        Some(repairs.since(std::mem::replace(&mut self.repairs, repairs)))
     }
 }
 

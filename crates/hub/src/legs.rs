@@ -119,6 +119,8 @@ pub(crate) struct LegRecord {
     pub(crate) standby: Standby,
     /// What is wrong with what it brings, in words.
     pub(crate) weakness: Option<String>,
+    /// The part of its usual bits that its pictures have now.
+    pub(crate) bits: f64,
     /// What is wrong with it when it is looked at and listened to.
     pub(crate) seen: Option<String>,
     /// What was not looked at yet, where somebody does.
@@ -151,6 +153,7 @@ impl LegRecord {
             state: LegState::Waiting,
             standby: Standby::new(now),
             weakness: None,
+            bits: 1.0,
             seen: None,
             newest: Newest::default(),
             observed: Observed::default(),
@@ -181,7 +184,7 @@ impl LegRecord {
     }
 
     /// Longest silence that is usual for it: three times the interval of its pictures.
-    fn usual_silence(&self) -> Duration {
+    pub(crate) fn usual_silence(&self) -> Duration {
         let first = if self.last_picture.is_some() { FIRST_SILENCE } else { Duration::ZERO };
         self.interval.map_or(first, |interval| 3 * interval)
     }

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use media::StreamName;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 pub use copies::CopyStats;
@@ -100,18 +100,33 @@ pub struct Hub {
     /// Counts up whenever a stream is added.
     added: watch::Sender<u64>,
     events: Arc<EventLog>,
+    outages: Mutex<HashMap<StreamName, i64>>,
 }
 
 impl Hub {
     /// A hub without streams.
     pub fn new(config: HubConfig) -> Self {
-        Self { config, streams: RwLock::default(), added: watch::Sender::new(0), events: Arc::default() }
+        let (streams, outages) = (RwLock::default(), Mutex::default());
+        Self { config, streams, added: watch::Sender::new(0), events: Arc::default(), outages }
     }
 
     /// Begins the numbers of events there, so that none is used twice.
     #[must_use]
     pub fn with_events_from(self, number: u64) -> Self {
         Self { events: Arc::new(EventLog::starting_at(number)), ..self }
+    }
+
+    /// Streams that had not ended when the server before this one did, and until when media flowed, in nanoseconds of UTC: how long was
+    /// nothing is told when it flows again.
+    #[must_use]
+    pub fn with_outages(self, outages: HashMap<StreamName, i64>) -> Self {
+        Self { outages: Mutex::new(outages), ..self }
+    }
+
+    /// A stream that begins, or goes on after the server was away.
+    fn begin(&self, name: &StreamName) -> Arc<Stream> {
+        let away_since = self.outages.lock().remove(name);
+        Arc::new(Stream::new(name.clone(), self.config, Arc::clone(&self.events), away_since))
     }
 
     /// What happened to the streams.
@@ -148,7 +163,7 @@ impl Hub {
         if streams.len() >= self.config.streams_max {
             return Err(PublishError::TooManyStreams(self.config.streams_max));
         }
-        let stream = Arc::new(Stream::new(name.clone(), self.config, Arc::clone(&self.events)));
+        let stream = self.begin(name);
         let leg = stream.add_leg(at, publisher)?;
         streams.insert(name.clone(), stream);
         drop(streams);
@@ -169,7 +184,7 @@ impl Hub {
         if streams.len() >= self.config.streams_max {
             return Err(PublishError::TooManyStreams(self.config.streams_max));
         }
-        let stream = Arc::new(Stream::new(name.clone(), self.config, Arc::clone(&self.events)));
+        let stream = self.begin(name);
         stream.keep();
         streams.insert(name.clone(), Arc::clone(&stream));
         drop(streams);

@@ -131,6 +131,8 @@ pub(crate) struct Shared {
     state: StreamState,
     live_since: Option<Instant>,
     lost_since: Option<Instant>,
+    /// The server before this one had it until then, in nanoseconds of UTC.
+    away_since: Option<i64>,
     /// Since when there is no source; a slate is none.
     sourceless_since: Option<Instant>,
     /// It stays without a source.
@@ -197,7 +199,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(name: StreamName, config: HubConfig, events: Arc<EventLog>) -> Self {
+    pub(crate) fn new(name: StreamName, config: HubConfig, events: Arc<EventLog>, away_since: Option<i64>) -> Self {
         let shared = Shared {
             program: Program::new(config.merge_window, config.merge_mode),
             legs: Vec::new(),
@@ -205,6 +207,7 @@ impl Stream {
             state: StreamState::Starting,
             live_since: None,
             lost_since: None,
+            away_since,
             sourceless_since: None,
             is_kept: false,
             refused_at: None,
@@ -225,6 +228,14 @@ impl Stream {
 
     pub(crate) fn tell(&self, at: Arrival, draft: Draft) {
         self.events.add(at.utc_nanos, &self.name, draft);
+    }
+
+    /// No slate can stand in for a source, for this reason.
+    pub fn slate_is_missing(&self, at: Arrival, why: &str) {
+        self.tell(
+            at,
+            Draft::new(EventKind::SlateMissing, None, format!("there is no slate, viewers see a gap: {why}")),
+        );
     }
 
     /// It is not ended for want of a source.
@@ -369,7 +380,9 @@ impl Stream {
 
     /// Room for another publisher, by what the policy says of those that are there.
     fn make_room(&self, shared: &mut Shared, at: Arrival, publisher: &Publisher) -> Result<(), PublishError> {
-        let silent = |leg: &LegRecord| leg.has_hung_up || leg.silence(at.now) >= self.config.takeover_after;
+        let silent = |leg: &LegRecord| {
+            leg.has_hung_up || leg.silence(at.now) >= self.config.takeover_after.max(leg.usual_silence())
+        };
         let same = |leg: &&LegRecord| leg.publisher.key_id == publisher.key_id;
         let with_key: Vec<u64> = shared.legs.iter().filter(same).map(|leg| leg.id).collect();
         let longest_silent = |shared: &Shared| {
@@ -512,13 +525,17 @@ impl Stream {
     /// Something reached the ring.
     fn on_emitted(&self, shared: &mut Shared, at: Arrival) {
         if shared.state != StreamState::Live {
-            let text = match shared.lost_since.filter(|_| shared.state == StreamState::Lost) {
-                Some(since) => {
-                    format!("media flows again after {} ms", at.now.saturating_duration_since(since).as_millis())
-                }
-                None => "media flows".into(),
+            let lost = shared.lost_since.filter(|_| shared.state == StreamState::Lost);
+            let lost = lost.map(|since| at.now.saturating_duration_since(since));
+            let away = shared.away_since.take().map(|since| at.utc_nanos.saturating_sub(since));
+            let away = away.and_then(|nanos| u64::try_from(nanos).ok()).map(Duration::from_nanos);
+            let text = match (lost, away) {
+                (Some(gap), _) => format!("media flows again after {} ms", gap.as_millis()),
+                (None, Some(gap)) => format!("media flows again after {} ms: the server was away", gap.as_millis()),
+                (None, None) => "media flows".into(),
             };
-            self.tell(at, Draft::new(EventKind::Live, shared.program.leader(), text));
+            let draft = Draft::new(EventKind::Live, shared.program.leader(), text);
+            self.tell(at, Draft { gap: lost.or(away), ..draft });
             (shared.state, shared.live_since, shared.lost_since) = (StreamState::Live, Some(at.now), None);
         }
         self.head.send_replace(shared.program.ring.head());

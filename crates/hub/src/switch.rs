@@ -24,7 +24,7 @@ pub(crate) enum Cause {
 
 /// There is no such leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the stream has no leg {0}; `throughline status` lists them")]
+#[error("the stream has no leg {0}; `throughline switch STREAM` lists them")]
 pub struct UnknownLeg(pub u64);
 
 impl Stream {
@@ -230,8 +230,8 @@ impl Stream {
 
     /// A leg brings something else than the others that were its copies.
     pub(crate) fn look_for_strangers(&self, shared: &mut Shared, at: Arrival) {
-        while let Some(id) = shared.program.parted() {
-            self.part(shared, at, id, ("other pictures at the same times", SwitchReason::Parted));
+        while let Some((id, why)) = shared.program.parted() {
+            self.part(shared, at, id, (why, SwitchReason::Parted));
         }
     }
 
@@ -296,7 +296,7 @@ impl Stream {
 
     // ---- the operator
 
-    /// Holds the stream on a leg while that is healthy, or lets go of it.
+    /// Holds the stream on a leg while that is connected (another one feeds it while that one is silent), or lets go of it.
     ///
     /// # Errors
     /// There is no such leg.

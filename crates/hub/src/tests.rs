@@ -193,10 +193,10 @@ impl World {
         for track in 0..2u8 {
             let of_track: Vec<_> = self.out.iter().filter(|(made, _)| made.track == track).collect();
             assert!(of_track.windows(2).all(|pair| pair[0].1 < pair[1].1), "decode times increase on track {track}");
-            let mut times = HashMap::new();
-            for (made, nanos) in &of_track {
-                assert!(times.insert(made, nanos).is_none(), "{made:?} came twice");
-            }
+        }
+        let mut seen = HashMap::new();
+        for ((made, _), cut) in self.out.iter().zip(self.cuts()) {
+            assert_ne!(seen.insert(made, cut), Some(cut), "{made:?} came twice");
         }
         let mut shown = self.shown.clone();
         shown.sort_unstable();
@@ -218,21 +218,31 @@ impl World {
         })
     }
 
+    /// For each unit that came out, how often the program was cut before: a switch to what is not known as the same encode begins a GOP
+    /// anew, and what is needed to decode the rest of it may come again.
+    fn cuts(&self) -> impl Iterator<Item = usize> {
+        let is_cut = |event: &std::sync::Arc<crate::Event>| !event.text.contains("same encode");
+        let cuts: Vec<i64> =
+            self.switches().iter().filter(|event| is_cut(event)).map(|event| event.utc_nanos - UTC).collect();
+        self.late.iter().map(move |(made, late)| cuts.iter().filter(|cut| **cut <= made.nanos() + late).count())
+    }
+
     /// The largest distance of sound and picture that were made at one time, in milliseconds.
     fn skew_ms(&self) -> i64 {
-        let of = |track: u8| self.out.iter().filter(move |(made, _)| made.track == track);
+        let units: Vec<_> = self.out.iter().zip(self.cuts()).collect();
+        let of = |track: u8| units.iter().filter(move |((made, _), _)| made.track == track);
         let mut worst = 0;
         let mut sound = of(1).peekable();
         let mut last = None;
         let mut before = 0;
-        for (picture, at) in of(0) {
+        for ((picture, at), cut) in of(0) {
             // Pictures that are caught up come a millisecond apart, beside their sound: that is not what is measured.
             let is_caught_up = at - std::mem::replace(&mut before, *at) < 5 * MILLI;
-            while let Some((made, nanos)) = sound.next_if(|(made, _)| made.nanos() <= picture.nanos()) {
-                last = Some((made.encode, nanos - made.nanos()));
+            while let Some(((made, nanos), cut)) = sound.next_if(|((made, _), _)| made.nanos() <= picture.nanos()) {
+                last = Some((made.encode, cut, nanos - made.nanos()));
             }
-            if let Some((encode, shift)) = last
-                && encode == picture.encode
+            if let Some((encode, of_cut, shift)) = last
+                && (encode, of_cut) == (picture.encode, cut)
                 && !is_caught_up
             {
                 worst = worst.max((at - picture.nanos() - shift).abs() / MILLI);
@@ -274,6 +284,17 @@ enum Act {
     Connect,
     Bring(Made),
     Leave,
+    /// Its stamps jump by so many nanoseconds.
+    Jump(i64),
+    Operate(Operation),
+}
+
+/// What an operator does.
+#[derive(Clone, Copy, Debug)]
+enum Operation {
+    Pin(Option<u64>),
+    SwitchTo(u64),
+    SetDisabled(u64, bool),
 }
 
 /// Plays acts of several legs in the order of time; each leg has one path and one key.
@@ -285,6 +306,7 @@ fn play(
     until: i64,
 ) -> Vec<Option<Leg>> {
     acts.sort_by_key(|(nanos, ..)| *nanos);
+    let mut paths = paths.to_vec();
     let mut legs: Vec<Option<Leg>> = paths.iter().map(|_| None).collect();
     let mut next_tick = 0;
     for (nanos, leg, act) in acts {
@@ -307,6 +329,17 @@ fn play(
                     source.close(world.at());
                     world.drain();
                 }
+            }
+            Act::Jump(by) => paths[leg].offset_nanos += by,
+            Act::Operate(operation) => {
+                let stream = world.hub.stream(&name()).expect("is there");
+                // A leg that is not there any more is told, and nothing happens.
+                let _ = match operation {
+                    Operation::Pin(leg) => stream.pin(world.at(), leg),
+                    Operation::SwitchTo(leg) => stream.switch_to(world.at(), leg),
+                    Operation::SetDisabled(leg, is_disabled) => stream.set_disabled(world.at(), leg, is_disabled),
+                };
+                world.drain();
             }
         }
     }

@@ -49,6 +49,22 @@ pub struct Repairs {
     pub damaged: u64,
 }
 
+impl Repairs {
+    /// What was repaired since then, in words; empty where nothing was.
+    pub(crate) fn since(self, before: Self) -> String {
+        let counts = [
+            (self.jumps - before.jumps, "jumps of timestamps"),
+            (self.disorder - before.disorder, "decode times that did not increase"),
+            (self.composition - before.composition, "impossible composition offsets"),
+            (self.silence - before.silence, "frames of silence in place of sound"),
+            (self.dropped_audio - before.dropped_audio, "frames of sound that came twice or too late"),
+            (self.damaged - before.damaged, "units that cannot be read"),
+        ];
+        let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+        counts.collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// What comes out.
 #[derive(Debug)]
 pub enum Repaired {

@@ -85,7 +85,8 @@ impl EventFollower {
 
     fn tell(&self, event: &Event) {
         let (stream, kind, text) = (&event.stream, event.kind.as_str(), event.text.as_str());
-        let is_bad = matches!(event.kind, EventKind::Lost | EventKind::LegRefused | EventKind::Parted);
+        let is_bad =
+            matches!(event.kind, EventKind::Lost | EventKind::SlateMissing | EventKind::LegRefused | EventKind::Parted);
         if is_bad {
             warn!(%stream, kind, "{text}");
         } else {
@@ -103,7 +104,7 @@ impl EventFollower {
                 SwitchReason::Operator => telemetry::SwitchReason::operator,
             });
         }
-        if let Some(gap) = event.gap {
+        if let Some(gap) = event.gap.filter(|_| event.kind == EventKind::Switched) {
             self.metrics.switch_gap_seconds.observe(gap.as_secs_f64());
         }
     }

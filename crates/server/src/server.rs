@@ -21,6 +21,7 @@ use telemetry::encoding::text::encode;
 use telemetry::registry::Registry;
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,6 +37,10 @@ use crate::webhooks;
 
 /// How often the hub looks at its clocks.
 const HUB_TICK: Duration = Duration::from_millis(50);
+
+/// A file that has the time of the last sign of life, and how often there is one.
+const ALIVE: &str = "alive";
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// Time that publishers have to go, where an operator says nothing.
 const DRAIN_SECONDS: u64 = 60;
@@ -259,8 +264,8 @@ impl Server {
         let (draining, stopped, tracker) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let mut registry = Registry::with_prefix("throughline");
         let metrics = Metrics::register(&mut registry);
-        let first_event = store.next_event().await?;
-        let hub = Arc::new(Hub::new(config.hub).with_events_from(first_event));
+        let hub = Hub::new(config.hub).with_events_from(store.next_event().await?);
+        let hub = Arc::new(hub.with_outages(outages(&store, &config.state).await?));
         let doors = doors(&store);
         let authorize = Arc::clone(&doors.play);
         let gateway = Gateway::new(Arc::clone(&hub), doors, config.rtmp_connections, metrics.clone(), draining.clone())
@@ -287,7 +292,7 @@ impl Server {
             serve_tls(&certificate, (https, rtmps), &delivery, &gateway)?;
             tracker.spawn(certificate.watch(draining.clone()));
         }
-        tracker.spawn(run_clock(Arc::clone(&hub), draining.clone()));
+        tracker.spawn(run_clock(Arc::clone(&hub), config.state.join(ALIVE), draining.clone()));
         let ready = Arc::new(AtomicBool::new(true));
         let events_kept = follower.kept();
         tracker.spawn(follower.run(stopped.clone()));
@@ -490,17 +495,33 @@ fn arrival() -> Arrival {
     Arrival { now: Instant::now(), utc_nanos: i64::try_from(utc.as_nanos()).unwrap_or(i64::MAX) }
 }
 
-/// Lets the hub look at its clocks.
-async fn run_clock(hub: Arc<Hub>, shutdown: CancellationToken) {
+/// Lets the hub look at its clocks, and leaves the time, so that a server that is killed can be told from when on it was away.
+async fn run_clock(hub: Arc<Hub>, alive: PathBuf, shutdown: CancellationToken) {
     let mut ticks = tokio::time::interval(HUB_TICK);
+    let mut signs = tokio::time::interval(SIGN_OF_LIFE);
+    let mut writing: Option<JoinHandle<()>> = None;
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    signs.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            _ = ticks.tick() => hub.tick(arrival()),
+            _ = signs.tick() => {
+                // A disk that hangs must not hold up the hub; without a sign, less is told.
+                if writing.as_ref().is_none_or(JoinHandle::is_finished) {
+                    let (alive, now) = (alive.clone(), arrival().utc_nanos.to_string());
+                    writing = Some(tokio::task::spawn_blocking(move || drop(std::fs::write(alive, now))));
+                }
+            }
             () = shutdown.cancelled() => return,
         }
-        hub.tick(arrival());
     }
+}
+
+/// Until when which streams flowed that had not ended.
+async fn outages(store: &Store, state: &Path) -> anyhow::Result<HashMap<StreamName, i64>> {
+    let alive = std::fs::read_to_string(state.join(ALIVE)).ok().and_then(|text| text.trim().parse::<i64>().ok());
+    let unended = store.unended().await?.into_iter();
+    Ok(unended.filter_map(|(name, lost)| Some((name, lost.or(alive)?))).collect())
 }
 
 /// Written whole or not at all, so that who waits for it never reads half.

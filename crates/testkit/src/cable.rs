@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// How the path is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,14 @@ impl Cable {
     /// # Panics
     /// No port is free.
     pub async fn to(server: SocketAddr) -> Self {
+        Self::with_delay(server, Duration::ZERO).await
+    }
+
+    /// Likewise; what is sent to the server arrives so much later.
+    ///
+    /// # Panics
+    /// No port is free.
+    pub async fn with_delay(server: SocketAddr, delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("is bound");
         let (state, watched) = watch::channel(State::Open);
@@ -45,7 +54,7 @@ impl Cable {
                 let (state, cut) = (watched.clone(), cut.clone());
                 connections.spawn(async move {
                     if let Ok(outer) = TcpStream::connect(server).await {
-                        relay(inner, outer, state, cut).await;
+                        relay(inner, outer, (state, cut), delay).await;
                     }
                 });
                 while connections.try_join_next().is_some() {}
@@ -77,29 +86,54 @@ impl Cable {
     }
 }
 
-async fn relay(inner: TcpStream, outer: TcpStream, state: watch::Receiver<State>, mut cut: watch::Receiver<u64>) {
+async fn relay(
+    inner: TcpStream,
+    outer: TcpStream,
+    (state, mut cut): (watch::Receiver<State>, watch::Receiver<u64>),
+    delay: Duration,
+) {
     cut.borrow_and_update();
     let (from_inner, to_inner) = inner.into_split();
     let (from_outer, to_outer) = outer.into_split();
     tokio::select! {
-        () = pass(from_inner, to_outer, state.clone()) => {}
-        () = pass(from_outer, to_inner, state) => {}
+        () = pass(from_inner, to_outer, state.clone(), delay) => {}
+        () = pass(from_outer, to_inner, state, Duration::ZERO) => {}
         _ = cut.changed() => {}
     }
 }
 
-async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut state: watch::Receiver<State>) {
-    let mut buffer = vec![0; 16 << 10];
-    loop {
-        if state.wait_for(|state| *state == State::Open).await.is_err() {
-            return;
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    to: impl AsyncWrite + Unpin,
+    mut state: watch::Receiver<State>,
+    delay: Duration,
+) {
+    // What is on its way: when it arrives, and the bytes. Without a delay nothing is: who does not read holds up who sends.
+    let (sender, arriving) = mpsc::channel(if delay.is_zero() { 1 } else { 64 });
+    let read = async move {
+        let mut buffer = vec![0; 16 << 10];
+        loop {
+            if state.wait_for(|state| *state == State::Open).await.is_err() {
+                return;
+            }
+            let Ok(count) = from.read(&mut buffer).await else { return };
+            // What was read when the path closed waits with it.
+            if count == 0 || state.wait_for(|state| *state == State::Open).await.is_err() {
+                return;
+            }
+            let bytes = buffer.get(..count).unwrap_or_default().to_vec();
+            if sender.send((Instant::now() + delay, bytes)).await.is_err() {
+                return;
+            }
         }
-        let Ok(count) = from.read(&mut buffer).await else { return };
-        // What was read when the path closed waits with it.
-        if count == 0 || state.wait_for(|state| *state == State::Open).await.is_err() {
-            return;
-        }
-        if to.write_all(buffer.get(..count).unwrap_or_default()).await.is_err() {
+    };
+    tokio::join!(read, write(to, arriving));
+}
+
+async fn write(mut to: impl AsyncWrite + Unpin, mut arriving: mpsc::Receiver<(Instant, Vec<u8>)>) {
+    while let Some((at, bytes)) = arriving.recv().await {
+        tokio::time::sleep_until(at).await;
+        if to.write_all(&bytes).await.is_err() {
             return;
         }
     }

@@ -1,5 +1,7 @@
-//! What tests share: a server that breaks rules on purpose, a playlist reader that knows them, a small HTTP client, real programs, a scripted publisher, a bad network.
+//! What tests share: a server that breaks rules on purpose, a playlist reader that knows them, a small HTTP client, real programs and browsers, a scripted publisher, a
+//! bad network.
 
+pub mod browser;
 pub mod cable;
 pub mod faults;
 pub mod http;
@@ -8,6 +10,9 @@ pub mod programs;
 pub mod publisher;
 pub mod relay;
 pub mod witness;
+
+/// How long anything may take that has no limit of its own.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// The bytes of a fixture, by name.
 ///

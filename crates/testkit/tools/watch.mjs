@@ -1,7 +1,7 @@
 // Watches a page in a real headless browser and prints what a viewer would see, one JSON object a line.
 //   node watch.mjs --url URL --seconds 10 [--browser chromium|firefox] [--shot a.png] [--width 1280 --height 720] [--gesture 1] [--touch 1]
 //   --frame 1 looks into the first frame of the page
-// Each line: {t, state, latency, time, frames, audioBytes, width, height, muted, paused, ready, buffered, loads}. The last line: {done: true, errors}.
+// Each line: {t, state, latency, time, frames, audioBytes, width, height, muted, paused, ready, buffered, loads, felt}. The last line: {done: true, errors}.
 // Commands on standard input, one a line: "stop" ends it early, "key K" types K where the page asks for a key,
 // "reload" loads the page anew, "press K" presses a key on the keyboard.
 import fs from 'node:fs';
@@ -37,6 +37,21 @@ const errors = [];
 let loads = 0;
 page.on('pageerror', (error) => errors.push(String(error.message ?? error)));
 page.on('load', () => { loads += 1; });
+// Looked at from within the page, so that a busy machine between here and there is no stall: the picture's time stands still.
+const feel = () => {
+  const felt = { stalls: 0, longest: 0 };
+  let time = 0, moved = 0, moves = 0, isStalled = false;
+  window.felt = felt;
+  setInterval(() => {
+    const video = document.querySelector('video'), now = performance.now();
+    if (video?.currentTime && video.currentTime !== time) { time = video.currentTime; moved = now; moves += 1; isStalled = false; return; }
+    if (moves < 10 || now - moved < 150) return; // a jump to where it begins is no motion
+    if (!isStalled) felt.stalls += 1;
+    isStalled = true;
+    felt.longest = Math.max(felt.longest, Math.round(now - moved));
+  }, 25);
+};
+if (options.browser === 'firefox') await page.evaluateOnNewDocument(feel); else await page.addInitScript(feel);
 const began = Date.now();
 await page.goto(options.url);
 const look = () => {
@@ -51,7 +66,7 @@ const look = () => {
     buffered: video && video.buffered.length ? video.buffered.end(video.buffered.length - 1) - video.currentTime : 0, text: document.querySelector('.message')?.innerText ?? '',
     address: location.href, captions: [...(video?.textTracks ?? [])].filter((track) => track.mode === 'showing').flatMap((track) => [...(track.cues ?? [])].map((cue) => cue.text)).at(-1) ?? '',
     canCaption: !!document.querySelector('button[aria-label="Captions"]'),
-    fullScreen: !!document.fullscreenElement, canTap: !!document.querySelector('.tap'),
+    felt: window.felt, fullScreen: !!document.fullscreenElement, canTap: !!document.querySelector('.tap'),
   };
 };
 const watched = () => (options.frame ? page.frames()[1] ?? page.mainFrame() : page);

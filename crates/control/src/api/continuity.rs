@@ -35,16 +35,16 @@ pub struct EventView {
     pub utc_ms: i64,
     /// Whose.
     pub stream: String,
-    /// `leg.joined`, `leg.left`, `leg.state`, `leg.refused`, `stream.switched`, `stream.merged`, `stream.parted`, `stream.live`,
+    /// `leg.joined`, `leg.left`, `leg.state`, `leg.refused`, `leg.repaired`, `slate.missing`, `stream.switched`, `stream.merged`, `stream.parted`, `stream.live`,
     /// `stream.lost`, `stream.ended`, `operator`.
     pub kind: String,
     /// The leg it is about, where it is about one.
     pub leg: Option<i64>,
-    /// Why, for a switch: `joined`, `closed`, `silent`, `preferred`, `recovered` (from the slate), `parted`, `operator`.
+    /// Why, for a switch: `joined`, `closed`, `silent`, `degraded`, `preferred`, `recovered` (from the slate), `parted`, `operator`.
     pub reason: Option<String>,
     /// What was seen, in words.
     pub text: String,
-    /// Program time without a picture, for a switch.
+    /// Program time without a picture, for a switch; time without media, where it flows again.
     pub gap_ms: Option<i64>,
     /// Pictures that are missing in the program, for a switch.
     pub units_lost: Option<i64>,

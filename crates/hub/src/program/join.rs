@@ -5,7 +5,7 @@ use std::time::Duration;
 use media::{AccessUnit, Timescale, TrackKind};
 
 use super::{Arrival, FILL_MS_MAX, Feed, PROGRAM_START, Program};
-use crate::copies::{Held, Prints, Run, Shifts};
+use crate::copies::{Held, Lateness, Prints, Run, Shifts};
 use crate::ring::Tracks;
 use crate::standby::{Incoming, Standby};
 use crate::timeline::silent_unit;
@@ -97,6 +97,7 @@ impl Program {
             return None;
         };
         self.ahead = ahead;
+        self.lag = Duration::ZERO; // of copies that it is none of
         let is_by_capture = self.capture_shift(standby).is_some_and(|shift| (shift - squeeze.shift).abs() <= JITTER);
         self.capture = standby.capture.map(|leg| leg.saturating_sub(Timescale::VIDEO.nanos(squeeze.shift)));
         self.forget_likeness();
@@ -156,6 +157,8 @@ impl Program {
             drift: [Run::default(); 2],
             last: at.now,
             figures: super::CopyFigures::default(),
+            lateness: Lateness::default(),
+            has_jumped: false,
         }];
         self.candidates.retain(|candidate| candidate.leg != leg);
     }
@@ -347,7 +350,7 @@ impl Program {
         let is_video_anchor =
             standby.units.get(index).is_some_and(|(_, incoming)| incoming.unit.track == TrackKind::Video);
         for (number, (came, incoming)) in std::mem::take(&mut standby.units).into_iter().enumerate() {
-            let Incoming { mut unit, hash, is_stand_in } = incoming;
+            let Incoming { mut unit, mut hash, is_stand_in } = incoming;
             let mut at = came;
             if unit.track == TrackKind::Video {
                 if number < index || !is_video_anchor || unit.pts.0 < anchor {
@@ -358,6 +361,7 @@ impl Program {
                 if squeeze.moves(unit.pts.0) {
                     squeezed += 1;
                     at = newest; // it is sent on now
+                    hash = None; // it is not where its copies are
                 }
                 (unit.dts.0, unit.pts.0) = (squeeze.place(unit.dts.0), squeeze.place(unit.pts.0));
             } else {

@@ -1,9 +1,8 @@
-//! One encode over two paths that do whatever chance wills.
+//! Legs that do whatever chance wills.
 
 use super::*;
 
-/// Random legs: two paths of one encode that lose, stall, jump, leave and return, beside another encode. At any time one of the
-/// two paths is sound.
+/// Random legs: two paths of one encode that lose, stall, jump, leave and return. At any time one of the two is sound.
 #[test]
 fn whatever_one_path_does_the_other_makes_up_for_it() {
     for seed in 1..=60 {
@@ -22,7 +21,7 @@ fn whatever_one_path_does_the_other_makes_up_for_it() {
             let from = begin * SECOND + i64::try_from(random.below(1000)).expect("small") * MILLI;
             let length = i64::try_from(50 + random.below(1450)).expect("small") * MILLI;
             let is_hit = |made: &Made| (from..from + length).contains(&made.nanos());
-            match random.below(4) {
+            match random.below(5) {
                 0 => acts.retain(|(_, leg, act)| !(*leg == victim && matches!(act, Act::Bring(made) if is_hit(made)))),
                 1 => acts.retain(|(_, leg, act)| {
                     !(*leg == victim && matches!(act, Act::Bring(made) if is_hit(made) && random.chance(40)))
@@ -35,6 +34,7 @@ fn whatever_one_path_does_the_other_makes_up_for_it() {
                         }
                     }
                 }
+                3 => acts.push((from, victim, Act::Jump(jump(&mut random)))),
                 _ => {
                     acts.retain(|(_, leg, act)| !(*leg == victim && matches!(act, Act::Bring(made) if is_hit(made))));
                     acts.push((from, victim, Act::Leave));
@@ -50,5 +50,85 @@ fn whatever_one_path_does_the_other_makes_up_for_it() {
         assert_eq!(world.missing(1), [0, 0], "seed {seed}: {:?} {story:#?}", world.status().copies);
         assert!(world.skew_ms() <= 40, "seed {seed}: {} ms", world.skew_ms());
         assert_eq!(world.status().program.discontinuities, 0, "seed {seed}");
+    }
+}
+
+/// By how much stamps jump, in nanoseconds: a little, or as a restart does. Less than 60 ms is within what the grids of a leg take for wobble.
+fn jump(random: &mut Random) -> i64 {
+    let most = if random.chance(50) { 1000 } else { 10_000 };
+    let millis = i64::try_from(60 + random.below(most)).expect("small");
+    if random.chance(50) { millis * MILLI } else { -millis * MILLI }
+}
+
+/// Two paths of one encode, a backup that is another encode, and a slate: they leave, return, stand still and jump, any of them and several at
+/// once, and an operator does what operators do.
+#[test]
+fn whatever_legs_and_operators_do_what_is_well_is_shown_once_and_in_order() {
+    for seed in 1..=30 {
+        let mut random = Random(seed * 104_729);
+        let merge_mode = if seed % 2 == 0 { MergeMode::Steady } else { MergeMode::Swift };
+        let hold_down = Duration::from_millis(500 + random.below(4000));
+        let mut world = World::new(HubConfig { merge_mode, hold_down, ..HubConfig::default() });
+        let paths = [
+            path(1, 0, random.below(100), random.chance(50)),
+            path(1, 777_000, random.below(180), random.chance(50)),
+            path(2, 5_000, random.below(180), random.chance(50)),
+            path(9, 0, 0, true),
+        ];
+        let keys = [("a", 0), ("a", 0), ("b", 1), ("slate", crate::SLATE_RANK)];
+        let end = 80 * SECOND;
+        let mut acts: Vec<_> = (0..4).flat_map(|leg| carry(leg, &paths[leg], 0, end)).collect();
+        // When something was done last, and what comes of it may still be seen.
+        let mut troubles = Vec::new();
+        for begin in (4..72).step_by(4) {
+            let victim = usize::try_from(random.below(3)).expect("small");
+            let from = begin * SECOND + i64::try_from(random.below(1500)).expect("small") * MILLI;
+            let length = i64::try_from(50 + random.below(850)).expect("small") * MILLI;
+            let is_hit = |made: &Made| (from..from + length).contains(&made.nanos());
+            let leg = random.below(8);
+            match random.below(8) {
+                0 | 1 => {
+                    acts.push((from, victim, Act::Leave));
+                    acts.push((from + length, victim, Act::Connect));
+                }
+                2 | 3 => {
+                    for (at, leg, act) in &mut acts {
+                        if *leg == victim && matches!(act, Act::Bring(made) if is_hit(made)) {
+                            *at = (*at).max(from + length + nanos(paths[victim].delay));
+                        }
+                    }
+                }
+                4 => acts.push((from, victim, Act::Jump(jump(&mut random)))),
+                5 => {
+                    acts.push((from, victim, Act::Operate(Operation::Pin(Some(leg)))));
+                    acts.push((from + length, victim, Act::Operate(Operation::Pin(None))));
+                }
+                6 => acts.push((from, victim, Act::Operate(Operation::SwitchTo(leg)))),
+                _ => {
+                    acts.push((from, victim, Act::Operate(Operation::SetDisabled(leg, true))));
+                    acts.push((from + length, victim, Act::Operate(Operation::SetDisabled(leg, false))));
+                }
+            }
+            troubles.push(from - SECOND / 2..from + length + 3 * SECOND / 2);
+        }
+        let _legs = play(&mut world, &paths, &keys, acts, end);
+        world.check();
+        let events = world.hub.events().since(0, 10_000);
+        let story = || -> Vec<String> {
+            events.iter().map(|event| format!("{} {}", (event.utc_nanos - UTC) / MILLI, event.text)).collect()
+        };
+        assert!(world.skew_ms() <= 40, "seed {seed}: {} ms {:#?}", world.skew_ms(), story());
+        for track in 0..2 {
+            let of_track: Vec<Made> =
+                world.out.iter().map(|(made, _)| *made).filter(|made| made.track == track).collect();
+            for pair in of_track.windows(2) {
+                let is_whole = pair[0].encode != pair[1].encode || pair[1].number == pair[0].number + 1;
+                let is_told =
+                    |trouble: &std::ops::Range<i64>| pair[0].nanos() < trouble.end && trouble.start < pair[1].nanos();
+                assert!(is_whole || troubles.iter().any(is_told), "seed {seed}: {pair:?} {:#?}", story());
+            }
+            let last = of_track.last().expect("something came out");
+            assert!(last.nanos() > end - SECOND, "seed {seed}: the last is {last:?} {:#?}", story());
+        }
     }
 }

@@ -70,7 +70,7 @@ fn without_a_picture_and_with_sound_a_slate_stands_in_until_the_picture_is_back(
                 (Act::Connect, _) => *slate = Some(world.connect("slate", crate::SLATE_RANK)),
                 (Act::Bring(made), 0) => world.bring(first.as_mut().expect("connected"), &paths[0], made),
                 (Act::Bring(made), _) => world.bring(slate.as_mut().expect("connected"), &paths[1], made),
-                (Act::Leave, _) => unreachable!("nobody leaves"),
+                (Act::Leave | Act::Jump(_) | Act::Operate(_), _) => unreachable!("nobody leaves"),
             }
         }
     };
@@ -150,4 +150,35 @@ fn a_picture_every_few_seconds_is_no_silence_of_an_encoder_that_sends_no_more() 
     assert!(events.iter().all(|event| event.kind != EventKind::Lost), "{events:#?}");
     let after_first = events.iter().filter(|event| event.utc_nanos > UTC + 5 * SECOND);
     assert!(after_first.into_iter().all(|event| event.kind != EventKind::Switched), "{events:#?}");
+}
+
+#[test]
+fn an_encoder_that_sends_a_picture_every_three_seconds_is_not_put_out_between_two_of_them() {
+    let mut world = World::new(HubConfig { second_publisher: SecondPublisher::Refuse, ..HubConfig::default() });
+    let paths = [path(1, 0, 20, true)];
+    let mut acts = carry(0, &paths[0], 0, 20 * SECOND);
+    acts.retain(|(_, _, act)| !matches!(act, Act::Bring(made) if made.track == 0 && made.number % 90 != 0));
+    let mut legs = play(&mut world, &paths, &[("a", 0)], acts, 14 * SECOND + 900 * MILLI);
+    let thief = || Publisher { protocol: "rtmp", key_id: "a".into(), ..Publisher::default() };
+    let refused = world.hub.publish(world.at(), &name(), thief());
+    assert!(matches!(refused, Err(crate::PublishError::Busy(_))), "{refused:?}");
+    assert!(legs[0].take().is_some_and(|leg| leg.kicked().borrow().is_none()));
+    world.now_nanos += 20 * SECOND;
+    assert!(world.hub.publish(world.at(), &name(), thief()).is_ok(), "it is silent now");
+}
+
+#[test]
+fn how_long_the_server_was_away_is_told_once() {
+    let mut world = World::new(HubConfig::default());
+    let since = UTC - 2_500 * MILLI;
+    world.hub = Hub::new(HubConfig::default()).with_outages(HashMap::from([(name(), since)]));
+    let paths = [path(1, 0, 0, true)];
+    let mut acts = carry(0, &paths[0], 0, 4 * SECOND);
+    acts.retain(|(_, _, act)| !matches!(act, Act::Bring(made) if (SECOND..7 * SECOND / 2).contains(&made.nanos())));
+    let _legs = play(&mut world, &paths, &[("a", 0)], acts, 4 * SECOND);
+    let events = world.hub.events().since(0, 100);
+    let live: Vec<_> = events.iter().filter(|event| event.kind == EventKind::Live).collect();
+    let [first, second] = live.as_slice() else { panic!("{live:?}") };
+    assert!(first.text.contains("the server was away") && first.gap == Some(Duration::from_millis(2500)), "{first:?}");
+    assert!(!second.text.contains("away") && second.gap.is_some_and(|gap| gap < Duration::from_secs(3)), "{second:?}");
 }

@@ -43,3 +43,23 @@ fn steady_waits_no_longer_than_the_window() {
     assert_eq!(missing, [0, 0]);
     assert!(least >= 10 && most <= 260, "{least} to {most} ms");
 }
+
+#[test]
+fn a_copy_that_stands_still_for_once_does_not_make_the_program_wait_for_it_from_then_on() {
+    let config =
+        HubConfig { merge_mode: MergeMode::Steady, merge_window: Duration::from_secs(5), ..HubConfig::default() };
+    let mut world = World::new(config);
+    let paths = [path(1, 0, 10, true), path(1, 777_000, 100, true)];
+    let mut acts = carry(0, &paths[0], 0, 20 * SECOND);
+    acts.extend(carry(1, &paths[1], 0, 20 * SECOND));
+    for (at, leg, _) in &mut acts {
+        if *leg == 1 && (8 * SECOND..11 * SECOND).contains(at) {
+            *at = 11 * SECOND;
+        }
+    }
+    let _legs = play(&mut world, &paths, &[("a", 0), ("a", 0)], acts, 19 * SECOND);
+    world.check();
+    assert_eq!(world.missing(1), [0, 0]);
+    let worst = world.late.iter().map(|(_, late)| late / MILLI).max();
+    assert!(worst.is_some_and(|worst| worst <= 250), "{worst:?} ms");
+}

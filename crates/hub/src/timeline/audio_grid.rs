@@ -27,13 +27,15 @@ pub(super) struct AudioGrid {
     next: Option<i64>,
     /// Samples for which stamp and grid have been apart by more than a frame, the same way.
     apart: i64,
-    /// Frames in a row whose stamps lay where the grid has them.
+    /// By how much the last stamp was after the place of its frame: stamps that are as far from the grid as those before are exact.
+    residual: i64,
+    /// Frames in a row with exact stamps.
     steady: u32,
 }
 
 impl AudioGrid {
     pub(super) fn new(rate: u32) -> Self {
-        Self { rate: i64::from(rate), next: None, apart: 0, steady: 0 }
+        Self { rate: i64::from(rate), next: None, apart: 0, residual: 0, steady: 0 }
     }
 
     /// Where the next frame belongs.
@@ -55,8 +57,9 @@ impl AudioGrid {
     pub(super) fn place(&mut self, stamp: i64, length: i64) -> Placement {
         let next = *self.next.get_or_insert(stamp);
         let difference = stamp.saturating_sub(next);
-        let whole = super::video_grid::div_round(difference, length);
-        let off = difference.saturating_sub(whole.saturating_mul(length)).saturating_abs();
+        let change = difference.saturating_sub(self.residual);
+        let whole = super::video_grid::div_round(change, length);
+        let off = change.saturating_sub(whole.saturating_mul(length)).saturating_abs();
         let is_exact = off <= self.samples(STEADY_MS);
         let is_hole = is_exact && whole > 0 && self.steady >= STEADY_FRAMES;
         self.steady = if is_exact && (whole == 0 || is_hole) { self.steady.saturating_add(1) } else { 0 };
@@ -64,13 +67,15 @@ impl AudioGrid {
         let away = difference.saturating_abs() > length;
         self.apart = if away { self.apart + length } else { 0 };
         if !at_once && self.apart < self.samples(PATIENCE_MS) {
-            self.next = Some(next + length);
+            (self.next, self.residual) = (Some(next + length), difference);
             return Placement::Emit { silence_at: next, silent: 0, dts: next };
         }
-        if difference < 0 {
+        let whole = if is_hole { whole } else { super::video_grid::div_round(difference, length) };
+        if difference < 0 && !is_hole {
+            self.residual = difference.saturating_add(length); // the next one lies that much later beside a head that stays
             return Placement::Drop;
         }
-        self.apart = 0;
+        (self.apart, self.residual) = (0, difference.saturating_sub(whole.saturating_mul(length)));
         let dts = next.saturating_add(whole.saturating_mul(length));
         self.next = Some(dts.saturating_add(length));
         let fill = difference <= self.samples(FILL_MS_MAX);
@@ -110,6 +115,21 @@ mod tests {
         }
         let after = grid.place(21 * 1024 / 48 * 48, 1024);
         assert_eq!(after, Placement::Emit { silence_at: 20 * 1024, silent: 1, dts: 21 * 1024 });
+    }
+
+    #[test]
+    fn a_single_missing_frame_is_a_hole_also_beside_the_grid() {
+        for shift in [-400, 200, 500] {
+            let mut grid = AudioGrid::new(48_000);
+            let stamp = |frame: i64| (frame * 1024 + if frame > 0 { 17 * 1024 + shift } else { 0 }) / 48 * 48;
+            for frame in 0..20 {
+                grid.place(stamp(frame), 1024);
+            }
+            let after = grid.place(stamp(21), 1024);
+            assert!(matches!(after, Placement::Emit { silent: 1, .. }), "{shift}: {after:?}");
+            let after = grid.place(stamp(22), 1024);
+            assert!(matches!(after, Placement::Emit { silent: 0, .. }), "{shift}: {after:?}");
+        }
     }
 
     #[test]

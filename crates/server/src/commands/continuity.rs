@@ -17,7 +17,7 @@ use server::LocalClient;
 enum Action {
     /// Go on with it, once: at its next random access point.
     Switch,
-    /// Hold the stream on it while it is healthy.
+    /// Hold the stream on it while it is connected; another one feeds it while that one is silent.
     Pin,
     /// Take it out.
     Disable,

@@ -80,7 +80,7 @@ async fn hevc_plays_in_firefox() {
     // Firefox counts no decoded sound and hears nothing without a device: it tells only that there is some.
     assert_plays(&looks, false);
     assert!(looks.iter().all(|look| look.audio_bytes == 1), "it has sound");
-    assert_eq!(looks[0].size, (320, 180));
+    assert_eq!(looks[0].size(), (320, 180));
     viewer.close().await;
 }
 
@@ -121,10 +121,10 @@ async fn another_resolution_plays_on_without_a_reload() {
     let encoder = Encoder::default().publish(&url);
     rig.multivariant("show").await;
     let mut viewer = Viewer::open(&page(&rig), &[]);
-    viewer.until("it plays", |look| look.state == "playing" && look.size == (640, 360)).await;
+    viewer.until("it plays", |look| look.state == "playing" && look.size() == (640, 360)).await;
     encoder.kill().await;
     let _encoder = Encoder { size: "320x180", ..Encoder::default() }.publish(&url);
-    let look = viewer.until("the new size", |look| look.state == "playing" && look.size == (320, 180)).await;
+    let look = viewer.until("the new size", |look| look.state == "playing" && look.size() == (320, 180)).await;
     assert_eq!(look.loads, 1);
     assert_plays(&viewer.watch(Duration::from_secs(3)).await, true);
     viewer.close().await;

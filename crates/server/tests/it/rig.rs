@@ -2,24 +2,23 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use control::{KeyPurpose, Store};
 use server::config::{Config, ConfigFile, Listen};
 use server::{Addresses, LocalClient, Server};
 use tempfile::TempDir;
+pub(crate) use testkit::browser::{Look, Viewer};
 use testkit::http;
 use testkit::playlist::Playlist;
 use testkit::programs::{Ffmpeg, Program};
 use testkit::publisher::{Tag, read_flv};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// How long anything may take that has no limit of its own.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = testkit::PATIENCE;
 
 /// Encoders and browsers are heavy, and the machine has two cores: one test at a time has them.
 static HEAVY: Semaphore = Semaphore::const_new(1);
@@ -346,110 +345,6 @@ impl Encoder {
         arguments.extend(self.muxer.split(' '));
         arguments.push(url);
         Program::start(self.ffmpeg.path(), arguments)
-    }
-}
-
-/// What a viewer sees at one moment.
-#[expect(clippy::struct_excessive_bools, reason = "each is seen on the page, apart from the others")]
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Look {
-    pub(crate) millis: u64,
-    pub(crate) state: String,
-    pub(crate) latency: Option<f64>,
-    pub(crate) time: f64,
-    pub(crate) frames: u64,
-    pub(crate) audio_bytes: u64,
-    pub(crate) size: (u64, u64),
-    pub(crate) muted: bool,
-    pub(crate) paused: bool,
-    pub(crate) is_full_screen: bool,
-    pub(crate) can_tap: bool,
-    pub(crate) loads: u64,
-    pub(crate) text: String,
-    /// A button for captions is there, and what the last caption says.
-    pub(crate) can_caption: bool,
-    pub(crate) captions: String,
-    /// What stands in the address bar.
-    pub(crate) address: String,
-}
-
-/// A browser that watches a page.
-pub(crate) struct Viewer {
-    child: Child,
-    lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
-}
-
-impl Viewer {
-    pub(crate) fn open(url: &str, options: &[&str]) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testkit/tools/watch.mjs");
-        let mut command = Command::new("node");
-        command.arg(script).args(["--url", url, "--seconds", "90"]).args(options);
-        // Not killed when dropped: its standard input closes, and it ends its browser and itself.
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut child = command.spawn().expect("node is there");
-        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        Self { child, lines }
-    }
-
-    /// Does something in the page; `watch.mjs` lists what.
-    pub(crate) async fn tell(&mut self, command: &str) {
-        let stdin = self.child.stdin.as_mut().expect("piped");
-        stdin.write_all(format!("{command}\n").as_bytes()).await.expect("the browser runs");
-    }
-
-    /// What is seen next.
-    pub(crate) async fn look(&mut self) -> Look {
-        let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await.expect("the browser answers");
-        let line = line.expect("readable").expect("the browser runs");
-        let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        assert_ne!(value["done"], true, "the browser ended: {value}");
-        let number = |name: &str| value[name].as_u64().unwrap_or(0);
-        Look {
-            millis: number("t"),
-            state: value["state"].as_str().unwrap_or_default().into(),
-            latency: value["latency"].as_f64(),
-            time: value["time"].as_f64().unwrap_or(0.0),
-            frames: number("frames"),
-            audio_bytes: number("audioBytes"),
-            size: (number("width"), number("height")),
-            muted: value["muted"] == true,
-            paused: value["paused"] == true,
-            is_full_screen: value["fullScreen"] == true,
-            can_tap: value["canTap"] == true,
-            loads: number("loads"),
-            text: value["text"].as_str().unwrap_or_default().into(),
-            can_caption: value["canCaption"] == true,
-            captions: value["captions"].as_str().unwrap_or_default().into(),
-            address: value["address"].as_str().unwrap_or_default().into(),
-        }
-    }
-
-    /// Looks until a condition holds.
-    pub(crate) async fn until(&mut self, what: &str, holds: impl Fn(&Look) -> bool) -> Look {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let look = self.look().await;
-            if holds(&look) {
-                return look;
-            }
-            assert!(Instant::now() < deadline, "not seen in time: {what}; last: {look:?}");
-        }
-    }
-
-    /// Everything that is seen for a while.
-    pub(crate) async fn watch(&mut self, duration: Duration) -> Vec<Look> {
-        let deadline = Instant::now() + duration;
-        let mut looks = Vec::new();
-        while Instant::now() < deadline {
-            looks.push(self.look().await);
-        }
-        looks
-    }
-
-    pub(crate) async fn close(mut self) {
-        drop(self.child.stdin.take());
-        while let Ok(Some(_)) = self.lines.next_line().await {}
-        let _ = self.child.wait().await;
     }
 }
 
