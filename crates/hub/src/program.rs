@@ -391,8 +391,8 @@ impl Program {
             if track == TrackKind::Video && interval > 0 && *reached > i64::MIN && step > interval + tolerance {
                 feed.figures.missing += u64::try_from(step / interval - 1).unwrap_or(0).min(1000);
             }
-            // A picture that comes too soon after the one before: they were pushed together because the stamps went back.
-            let is_early = *reached > i64::MIN && step < interval - tolerance;
+            // Pictures are pushed together where stamps go back.
+            let is_early = *reached > i64::MIN && step < STEP_MIN;
             feed.has_jumped |= is_early && track == TrackKind::Video && others_go_on;
             *reached = dts.max(*reached);
         }

@@ -63,3 +63,41 @@ fn a_copy_that_stands_still_for_once_does_not_make_the_program_wait_for_it_from_
     let worst = world.late.iter().map(|(_, late)| late / MILLI).max();
     assert!(worst.is_some_and(|worst| worst <= 250), "{worst:?} ms");
 }
+
+#[test]
+fn sound_without_a_picture_is_merged_too_and_either_copy_may_die() {
+    for dies in [0, 1] {
+        let mut world = World::new(HubConfig::default());
+        let paths = [path(1, 0, 10, true), path(1, 777_000, 60, false)];
+        let mut legs = [0, 1].map(|_| {
+            let publisher = Publisher { protocol: "rtmp", key_id: "a".into(), ..Publisher::default() };
+            let mut leg = world.hub.publish(world.at(), &name(), publisher).expect("let in");
+            leg.announce(world.at().now, Announcement { audio: true, ..Announcement::default() });
+            leg.audio_config(world.at(), AudioCodec::Aac, &Bytes::from_static(&[0x11, 0x90])).expect("valid");
+            world.subscriber.get_or_insert_with(|| leg.stream().subscribe_from_oldest());
+            Some(leg)
+        });
+        let of = |leg: usize| units(1, 0, 12 * SECOND).into_iter().map(move |made| (leg, made));
+        let mut acts: Vec<_> = of(0).chain(of(1)).filter(|(_, made)| made.track == 1).collect();
+        acts.sort_by_key(|(leg, made)| made.nanos() + nanos(paths[*leg].delay));
+        for (leg, made) in acts {
+            world.now_nanos = made.nanos() + nanos(paths[leg].delay);
+            world.tick();
+            if world.now_nanos > 6 * SECOND
+                && let Some(dead) = legs[dies].take()
+            {
+                dead.close(world.at());
+            }
+            if let Some(leg_there) = &mut legs[leg] {
+                world.bring(leg_there, &paths[leg], made);
+            }
+        }
+        world.now_nanos += SECOND;
+        world.tick();
+        world.check();
+        assert_eq!(world.missing(1), [0, 0], "{:?}", world.status().copies);
+        assert_eq!(world.silence, 0);
+        let events = world.hub.events().since(0, 100);
+        assert!(events.iter().any(|event| event.kind == EventKind::Merged), "{events:?}");
+    }
+}

@@ -282,7 +282,7 @@ async fn events_are_followed_live_and_kept_over_a_restart() {
 }
 
 /// What the leg that leads comes by.
-async fn leader(rig: &Rig) -> String {
+pub(crate) async fn leader(rig: &Rig) -> String {
     let streams = rig.api("/api/v1/streams").await;
     streams[0]["publisher"]["protocol"].as_str().unwrap_or_default().to_owned()
 }
@@ -447,6 +447,9 @@ async fn a_slate_does_not_keep_a_stream_alive_and_one_that_cannot_be_made_is_a_g
     let has_gap = |playlist: &testkit::playlist::Playlist| playlist.segments.iter().any(|segment| segment.gap);
     let playlist = rig.playlist_when(&path, "a gap", has_gap).await;
     assert_eq!(playlist.broken_rules(), Vec::<String>::new());
+    let missing = events(&rig, "slate.missing").await;
+    let text = missing.last().and_then(|event| event["text"].as_str()).unwrap_or_default();
+    assert!(text.contains("viewers see a gap") && text.contains("/nowhere/ffmpeg"), "it says so: {missing:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

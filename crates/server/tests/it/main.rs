@@ -10,6 +10,7 @@ mod fetching;
 mod lifecycle;
 mod limits;
 mod operations;
+mod operator;
 mod playback;
 mod refusals;
 mod rig;

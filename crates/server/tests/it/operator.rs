@@ -1,0 +1,137 @@
+//! What an operator does from the command line, and the slates that he chooses.
+
+use std::path::Path;
+use std::time::Duration;
+
+use testkit::http;
+use testkit::programs::{Ffmpeg, Program};
+
+use crate::continuity::{events, leader, legs};
+use crate::operations::throughline;
+use crate::rig::{Encoder, Rig, eventually};
+
+async fn leads(rig: &Rig, leg: &str) {
+    let leg: u64 = leg.parse().expect("a number");
+    eventually("that leg feeds the stream", || async {
+        let view = rig.api("/api/v1/streams/show").await;
+        (view["legs"][0]["id"] == leg && view["legs"][0]["role"] == "feeding").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_pins_takes_out_lets_in_and_ends() {
+    let rig = Rig::start().await;
+    let state = rig.state.to_str().expect("plain").to_owned();
+    let switch = |words: &[&str]| throughline(&[&["switch", "show"], words, &["--state", &state]].concat());
+    let _preferred = Encoder::default().publish(&rig.publish_url("show").await);
+    let first = legs(&rig, "feeding", 1).await[0]["id"].to_string();
+    let backup = format!("rtmp://{}/live/{}", rig.rtmp(), rig.key_with_rank("show", 1).await);
+    let _backup = Encoder { extra: "-vf negate", ..Encoder::default() }.publish(&backup);
+    let second = legs(&rig, "standby", 1).await[0]["id"].to_string();
+
+    let done = switch(&[&second, "--do", "pin"]);
+    assert!(done.0, "{done:?}");
+    leads(&rig, &second).await;
+    let table = switch(&[]).1;
+    assert!(table.lines().any(|line| line.contains("pinned") && line.contains("feeding")), "{table}");
+    assert!(switch(&["--unpin"]).0);
+    assert!(switch(&[&first]).0, "goes on with it");
+    leads(&rig, &first).await;
+    assert!(switch(&[&first, "--do", "disable"]).0);
+    leads(&rig, &second).await;
+    assert!(switch(&[&first, "--do", "enable"]).0);
+    legs(&rig, "standby", 1).await;
+    let unknown = switch(&["77", "--do", "pin"]);
+    assert!(!unknown.0 && unknown.2.contains("no leg 77; `throughline switch STREAM` lists them"), "{unknown:?}");
+    let said = events(&rig, "operator").await;
+    assert!(said.len() >= 4, "each is told: {said:?}");
+
+    let path = rig.two_segments("show", "video").await;
+    assert!(throughline(&["end", "show", "--state", &state]).0);
+    rig.playlist_when(&path, "the end", |playlist| playlist.ended).await;
+    let nothing = throughline(&["end", "nothing", "--state", &state]);
+    assert!(!nothing.0 && nothing.2.contains("no stream 'nothing'"), "{nothing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_drains_a_server_and_ends_its_broadcasts() {
+    let rig = Rig::start().await; // takes the turn, and lends its folder
+    let state = rig.state.join("drained");
+    let shown = state.to_str().expect("plain");
+    let words = ["serve", "--ops", "off", "--http", "127.0.0.1:0", "--rtmp", "127.0.0.1:0", "--srt", "off", "--state"];
+    let serving = Program::start(env!("CARGO_BIN_EXE_throughline"), words.into_iter().chain([shown]));
+    let addresses = eventually("it listens", || async {
+        let text = std::fs::read_to_string(state.join("addresses.json")).ok()?;
+        serde_json::from_str::<serde_json::Value>(&text).ok()
+    })
+    .await;
+    let [at, rtmp] = ["http", "rtmp"].map(|name| addresses[name].as_str().expect("listens").to_owned());
+    let at = at.parse().expect("an address");
+    let key = throughline(&["key", "create", "show", "--state", shown]).1;
+    let _encoder = Encoder::default().publish(&format!("rtmp://{rtmp}/live/{}", key.trim()));
+    let list = eventually("a playlist", || async {
+        let text = http::get(at, "/live/show/index.m3u8").await.text().to_owned();
+        let line = text.lines().find(|line| line.contains("video.m3u8"))?.to_owned();
+        Some(format!("/live/show/{line}"))
+    })
+    .await;
+    let drain = {
+        let shown = shown.to_owned();
+        tokio::task::spawn_blocking(move || throughline(&["drain", "--end", "--timeout", "2", "--state", &shown]))
+    };
+    eventually("the end is written before the server goes", || async {
+        http::get(at, &list).await.text().contains("#EXT-X-ENDLIST").then_some(())
+    })
+    .await;
+    let drained = drain.await.expect("no panic");
+    assert!(drained.0, "{drained:?}");
+    let ended = tokio::time::timeout(Duration::from_secs(20), serving.finish()).await.expect("it stops");
+    assert!(ended.0, "{}", ended.2);
+}
+
+/// The mean colour of the newest picture.
+async fn colour(rig: &Rig, stream: &str) -> Vec<u8> {
+    let file = rig.state.join("colour.rgb");
+    let url = format!("http://{}/live/{stream}/index.m3u8", rig.http());
+    let words = ["-hide_banner", "-loglevel", "error", "-y", "-live_start_index", "-1", "-i", &url, "-frames:v", "1"];
+    let rest = ["-vf", "scale=1:1:flags=area", "-pix_fmt", "rgb24", "-f", "rawvideo", file.to_str().expect("plain")];
+    let (is_done, _, error) = Program::start(Ffmpeg::Debian.path(), words.into_iter().chain(rest)).finish().await;
+    assert!(is_done, "{error}");
+    std::fs::read(&file).expect("written")
+}
+
+async fn picture(path: &Path) {
+    let words = ["-hide_banner", "-loglevel", "error", "-y", "-f", "lavfi", "-i", "color=red:size=320x180"];
+    let rest = ["-frames:v", "1", path.to_str().expect("plain")];
+    assert!(Program::start(Ffmpeg::Debian.path(), words.into_iter().chain(rest)).finish().await.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slate_is_the_picture_that_was_chosen_in_h264_and_h265_and_may_be_off() {
+    let red = std::env::temp_dir().join(format!("throughline-red-{}.png", std::process::id()));
+    picture(&red).await;
+    let rig = Rig::with(|file| {
+        file.slate.enabled = true;
+        file.slate.file = Some(red.clone());
+        file.slate.streams.insert("quiet".into(), "off".into());
+    })
+    .await;
+    for encoder in [Encoder::default(), Encoder::hevc()] {
+        let source = encoder.publish(&rig.publish_url("show").await);
+        let path = rig.two_segments("show", "video").await;
+        tokio::time::sleep(Duration::from_secs(3)).await; // the slate is made meanwhile
+        source.kill().await;
+        eventually("the slate is shown", || async { (leader(&rig).await == "slate").then_some(()) }).await;
+        let is_slate = |line: &[u8]| matches!(line, [red, green, blue] if *red > 180 && *green < 70 && *blue < 70);
+        eventually("red", || async { is_slate(&colour(&rig, "show").await).then_some(()) }).await;
+        assert_eq!(rig.playlist(&path).await.broken_rules(), Vec::<String>::new());
+        rig.ask(hyper::Method::DELETE, "/api/v1/streams/show", &serde_json::Value::Null).await.expect("is there");
+    }
+    let source = Encoder::default().publish(&rig.publish_url("quiet").await);
+    let path = rig.two_segments("quiet", "video").await;
+    source.kill().await;
+    let has_gap = |playlist: &testkit::playlist::Playlist| playlist.segments.iter().any(|segment| segment.gap);
+    rig.playlist_when(&path, "a gap in place of a slate", has_gap).await;
+    std::fs::remove_file(&red).expect("it was there");
+}
