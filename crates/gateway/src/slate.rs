@@ -202,7 +202,7 @@ impl Gateway {
             }
             if stream.has_source(Instant::now()) {
                 tasks.spawn(prepare(Arc::clone(shelf), stream));
-            } else if stream.state() == StreamState::Lost || stream.is_dark(Instant::now()) {
+            } else if stream.state() != StreamState::Starting && stream.is_dark(Instant::now()) {
                 tasks.spawn(self.clone().show(Arc::clone(shelf), stream, None));
             }
         }
@@ -230,14 +230,15 @@ impl Gateway {
             }
             tokio::time::sleep(SETTLE).await;
         }
-        while !self.show_once(&shelf, &stream, usual.clone()).await && is_always_on {
+        let mut is_told = false;
+        while !self.show_once(&shelf, &stream, usual.clone(), &mut is_told).await && is_always_on {
             tokio::time::sleep(RETRY).await;
         }
         shelf.shown.lock().remove(stream.name());
     }
 
-    /// Whether the slate was shown, or was not needed.
-    async fn show_once(&self, shelf: &Shelf, stream: &Arc<Stream>, usual: Option<Format>) -> bool {
+    /// Whether the slate was shown, or was not needed. That there is none is told once.
+    async fn show_once(&self, shelf: &Shelf, stream: &Arc<Stream>, usual: Option<Format>, is_told: &mut bool) -> bool {
         let (tracks, rate) = stream.format();
         let Some(format) = Format::of(&tracks, rate).or(usual) else {
             stream.slate_is_missing(arrival(), "none is made for its codec");
@@ -252,7 +253,9 @@ impl Gateway {
         let slate = match made {
             Ok(slate) => slate,
             Err(error) => {
-                stream.slate_is_missing(arrival(), &error);
+                if !std::mem::replace(is_told, true) {
+                    stream.slate_is_missing(arrival(), &error);
+                }
                 return false;
             }
         };

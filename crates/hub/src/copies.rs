@@ -46,8 +46,6 @@ pub(crate) fn hash(unit: &AccessUnit, video: VideoCodec) -> u64 {
 /// What is remembered of a unit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Print {
-    /// Which leg brought it.
-    pub(crate) leg: u64,
     pub(crate) dts: i64,
     pub(crate) hash: u64,
     pub(crate) came: Instant,

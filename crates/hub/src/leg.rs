@@ -18,7 +18,7 @@ use crate::report::{Link, MARKER_BYTES_MAX, MARKERS_MAX, Marker, Transport};
 use crate::standby::Incoming;
 use crate::stream::{Shared, Stream};
 use crate::timeline::{Repaired, Repairs, Timeline};
-use crate::vitals::{Others, Vitals};
+use crate::vitals::Vitals;
 
 /// How far a source may be ahead of real time before its session leaves its socket alone.
 pub const AHEAD_MAX: Duration = Duration::from_secs(2);
@@ -380,8 +380,7 @@ impl Leg {
             let hash = has_others.then(|| copies::hash(&unit, self.hashed_as));
             ready.push(Ready::Unit(Incoming { unit, hash, is_stand_in }));
         }
-        let Repairs { jumps, dropped_audio, .. } = self.timeline.repairs();
-        let breaks = jumps + dropped_audio; // sound that comes again was set back
+        let breaks = self.timeline.breaks();
         let mut shared = stream.lock();
         if !shared.has_leg(self.id) {
             return;
@@ -419,7 +418,7 @@ impl Leg {
     fn report_to(&mut self, shared: &mut Shared, at: Arrival) {
         let suspect_after = self.stream.suspect_after();
         let is_other = |leg: &&LegRecord| leg.id != self.id && !leg.is_slate() && leg.delivers(at.now, suspect_after);
-        let others = Others::of(shared.legs.iter().filter(is_other).map(|leg| leg.bits));
+        let others = shared.legs.iter().filter(is_other).map(|leg| leg.bits).reduce(f64::min);
         let Some(leg) = shared.leg_mut(self.id) else { return };
         self.last_report = at.now;
         leg.observed = self.observer.snapshot();

@@ -119,6 +119,8 @@ pub(crate) struct LegRecord {
     pub(crate) standby: Standby,
     /// What is wrong with what it brings, in words.
     pub(crate) weakness: Option<String>,
+    /// When its stamps jumped last.
+    pub(crate) broke_at: Option<Instant>,
     /// The part of its usual bits that its pictures have now.
     pub(crate) bits: f64,
     /// What is wrong with it when it is looked at and listened to.
@@ -153,6 +155,7 @@ impl LegRecord {
             state: LegState::Waiting,
             standby: Standby::new(now),
             weakness: None,
+            broke_at: None,
             bits: 1.0,
             seen: None,
             newest: Newest::default(),

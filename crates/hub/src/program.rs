@@ -41,8 +41,6 @@ const AHEAD_NANOS_MAX: i64 = 4_000_000_000;
 /// Furthest that it may be behind. Carrying on with one that is further behind is a hole that players cannot bridge; it joins as another
 /// encode would, and shows some pictures again. Content that repeats looks like a copy that is late, too.
 const BEHIND_NANOS_MAX: i64 = 1_000_000_000;
-/// Copies of a unit that come within this time and do not lie at one place: one of them has jumped.
-const DISPLACED_TIME: Duration = Duration::from_secs(1);
 /// Units of which it is remembered when they came.
 const LEADS: usize = 128;
 /// Shortest interval between pictures that is remembered: shorter ones are made by squeezing.
@@ -80,7 +78,6 @@ pub struct ProgramStats {
 }
 
 /// How a leg that feeds the program is tied to it.
-#[expect(clippy::struct_excessive_bools, reason = "each is one fact of its own")]
 #[derive(Debug)]
 struct Feed {
     leg: u64,
@@ -97,11 +94,9 @@ struct Feed {
     has_pictures: bool,
     /// The furthest it has come on each track, in program time.
     reached: [i64; 2],
-    /// It joined as a copy of another one.
+    /// It is a copy of another one, or was.
     is_copy: bool,
     conflicts: u32,
-    /// Its stamps have jumped: what it brings lies elsewhere than the same over another leg.
-    has_jumped: bool,
     /// Pictures in a row that it was the first to bring.
     firsts: u32,
     /// Where its units are found, beside where it puts them.
@@ -304,12 +299,8 @@ impl Program {
     /// A unit of a leg that feeds the program, in leg time.
     pub(crate) fn unit(&mut self, at: Arrival, leg: u64, incoming: Incoming) {
         let Some(index) = self.feeds.iter().position(|feed| feed.leg == leg) else { return };
-        let (is_alone, has_others) = (self.feeds.len() == 1 && self.copies.is_idle(), self.feeds.len() > 1);
+        let is_alone = self.feeds.len() == 1 && self.copies.is_idle();
         let Some(feed) = self.feeds.get_mut(index) else { return };
-        feed.has_jumped &= has_others; // alone, it is the program
-        if feed.has_jumped {
-            return; // what was decided is about to be done
-        }
         let Incoming { mut unit, hash, is_stand_in } = incoming;
         feed.last = at.now;
         let begins = unit.is_random_access && (unit.track == TrackKind::Video || !feed.has_pictures);
@@ -383,25 +374,13 @@ impl Program {
             TrackKind::Video => self.video.is_some_and(|(last, _)| dts <= last),
             TrackKind::Audio => self.audio_head.is_some_and(|head| dts < head - tolerance),
         };
-        self.look_for_jump(index, &held, tolerance);
-        let others_go_on = self.feeds.iter().any(|feed| feed.leg != held.leg && self.goes_on(feed, at.now));
-        let Some(feed) = self.feeds.get_mut(index).filter(|feed| !feed.has_jumped) else { return };
+        let Some(feed) = self.feeds.get_mut(index) else { return };
         if let Some(reached) = feed.reached.get_mut(place(track)) {
             let step = dts.saturating_sub(*reached);
             if track == TrackKind::Video && interval > 0 && *reached > i64::MIN && step > interval + tolerance {
                 feed.figures.missing += u64::try_from(step / interval - 1).unwrap_or(0).min(1000);
             }
-            // Pictures are pushed together where stamps go back.
-            let is_early = *reached > i64::MIN && step < STEP_MIN;
-            feed.has_jumped |= is_early && track == TrackKind::Video && others_go_on;
             *reached = dts.max(*reached);
-        }
-        if feed.has_jumped {
-            return self.on_jump(held.leg);
-        }
-        if self.is_displaced(&held, tolerance) {
-            self.on_displaced(&held, tolerance);
-            return if self.lag.is_zero() { self.release(at, track) } else { self.release_all(at) };
         }
         let near = self.copies.prints(track).near(dts, tolerance);
         let is_twin = near.is_some_and(|twin| held.hash.is_some_and(|hash| hash == twin.hash));
@@ -435,83 +414,6 @@ impl Program {
             }
         }
         if self.lag.is_zero() { self.release(at, track) } else { self.release_all(at) }
-    }
-
-    /// Whether the same unit came over another leg at about this time and was put elsewhere: stamps of one of them have jumped.
-    fn is_displaced(&mut self, held: &Held, tolerance: i64) -> bool {
-        let Some(hash) = held.hash.filter(|_| !held.is_stand_in) else { return false };
-        let prints = self.copies.prints(held.unit.track);
-        let twin = prints.unique(hash).and_then(|twin| prints.near(twin, 0)).filter(|twin| twin.leg != held.leg);
-        twin.is_some_and(|twin| {
-            let apart = twin.came.max(held.at.now).saturating_duration_since(twin.came.min(held.at.now));
-            twin.dts.abs_diff(held.unit.dts.0) > tolerance.unsigned_abs() && apart < DISPLACED_TIME
-        })
-    }
-
-    /// The same unit may wait already elsewhere, from another leg: the stamps have jumped of the one that is not where it is expected.
-    fn look_for_jump(&mut self, index: usize, held: &Held, tolerance: i64) {
-        let (track, dts) = (held.unit.track, held.unit.dts.0);
-        let Some(hash) = held.hash.filter(|_| !held.is_stand_in) else { return };
-        let (Some(expected), interval) = (self.expected(track), self.interval(track)) else { return };
-        let is_elsewhere = |(place, known): &(&i64, &Held)| {
-            known.leg != held.leg && known.hash == Some(hash) && (**place - dts).abs() > tolerance
-        };
-        let twin = self.copies.held(track).iter().find(is_elsewhere).map(|(place, known)| (*place, known.leg));
-        let Some((twin, leg)) = twin else { return };
-        // Where what waits for its turn ends.
-        let mut next = expected;
-        for (place, known) in self.copies.held(track).iter() {
-            if *place > next + tolerance || known.is_stand_in {
-                break;
-            }
-            next = place + interval;
-        }
-        let reached = self.feeds.get(index).and_then(|feed| feed.reached.get(place(track)).copied());
-        let goes_on = reached.is_some_and(|reached| (dts.saturating_sub(reached) - interval).abs() <= tolerance);
-        let is_expected = goes_on && (expected - tolerance..=next + tolerance).contains(&dts);
-        match (is_expected, (expected - tolerance..next).contains(&twin)) {
-            (true, false) => self.on_jump(leg),
-            (false, true) => self.on_jump(held.leg),
-            _ => {}
-        }
-    }
-
-    /// The stamps of a leg that feeds the program have jumped: what it has brought since waits behind a hole, or behind what stands in for
-    /// one, and is not used.
-    fn on_jump(&mut self, leg: u64) {
-        let Some(feed) = self.feeds.iter_mut().find(|feed| feed.leg == leg) else { return };
-        feed.has_jumped = true;
-        for track in [TrackKind::Video, TrackKind::Audio] {
-            let (mut next, interval, tolerance) = (self.expected(track), self.interval(track), self.tolerance(track));
-            self.copies.held(track).retain(|place, known| {
-                let follows = next.is_some_and(|next| *place <= next + tolerance);
-                next = next.filter(|_| follows && !(known.leg == leg && known.is_stand_in)).map(|_| place + interval);
-                known.leg != leg || next.is_some()
-            });
-        }
-    }
-
-    /// A unit is not shown again; a leg whose stamps are that far away, or stay away, is no copy any more.
-    fn on_displaced(&mut self, held: &Held, tolerance: i64) {
-        let (track, scale) = (held.unit.track, self.scale(held.unit.track));
-        let twin = held.hash.and_then(|hash| self.copies.prints(track).unique(hash));
-        let off = twin.map_or(0, |twin| twin - held.unit.dts.0);
-        if off.abs() <= tolerance {
-            self.copies.stats.duplicates += 1;
-            return;
-        }
-        self.copies.stats.conflicts += 1;
-        let feed = self.feeds.iter_mut().find(|feed| feed.leg == held.leg);
-        let run = feed.and_then(|feed| feed.drift.get_mut(place(track)));
-        let stays = run.is_some_and(|run| run.observe(off, tolerance / 4) >= DRIFT_RUN);
-        if stays || scale.nanos(off).saturating_abs() > DRIFT_NANOS_MAX {
-            self.on_jump(held.leg);
-        }
-    }
-
-    /// Whether a leg that feeds the program has brought something lately.
-    fn goes_on(&self, feed: &Feed, now: Instant) -> bool {
-        now.saturating_duration_since(feed.last) < Duration::from_millis(500).max(self.window)
     }
 
     /// A copy came before any other.
@@ -557,12 +459,13 @@ impl Program {
         }
     }
 
-    /// A leg that feeds the program beside others and brings something else: it is no copy any more, and why.
-    pub(crate) fn parted(&self) -> Option<(u64, &'static str)> {
+    /// A leg that feeds the program beside others and brings something else: it is no copy any more.
+    pub(crate) fn parted(&self) -> Option<u64> {
         let others = self.feeds.iter().skip(1);
-        let is_parted = |feed: &&Feed| self.feeds.len() > 1 && (feed.has_jumped || feed.conflicts >= CONFLICTS_MAX);
-        let feed = others.chain(self.feeds.first()).find(is_parted)?;
-        Some((feed.leg, if feed.has_jumped { "its timestamps jumped" } else { "other pictures at the same times" }))
+        others
+            .chain(self.feeds.first())
+            .find(|feed| self.feeds.len() > 1 && feed.conflicts >= CONFLICTS_MAX)
+            .map(|feed| feed.leg)
     }
 
     /// The legs that feed the program and come too late to fill what the others lack.
@@ -596,17 +499,15 @@ impl Program {
             let follows = interval == 0 || self.expected(track).is_none_or(|expected| dts <= expected + tolerance);
             let may_come = self.feeds.iter().any(|feed| {
                 let reached = feed.reached.get(place(track)).copied().unwrap_or(i64::MAX);
-                feed.leg != leg && reached < dts - tolerance && self.goes_on(feed, at.now)
+                feed.leg != leg
+                    && reached < dts - tolerance
+                    && at.now.saturating_duration_since(feed.last) < Duration::from_millis(500).max(self.window)
             });
             let is_over = deadline <= at.now || !may_come;
             if !(is_over || follows && !is_stand_in) {
                 break;
             }
             let Some(mut held) = self.copies.held(track).remove(&dts) else { break };
-            if self.is_displaced(&held, 0) {
-                self.on_displaced(&held, tolerance);
-                continue;
-            }
             if let Some(head) = self.audio_head.filter(|_| track == TrackKind::Audio && follows) {
                 (held.unit.dts, held.unit.pts) = (Dts(head), Pts(head)); // the sound's grid is the program's
             }
@@ -668,7 +569,7 @@ impl Program {
             *reached = unit.dts.0.max(*reached);
         }
         if let Some(hash) = hash {
-            self.remember(unit.track, Print { leg, dts: unit.dts.0, hash, came: at.now, is_stand_in });
+            self.remember(unit.track, Print { dts: unit.dts.0, hash, came: at.now, is_stand_in });
         }
         self.push(at, unit);
     }
@@ -731,7 +632,7 @@ impl Program {
             return;
         };
         let (hz, tolerance) = (self.scale(track).hz(), self.tolerance(track));
-        let print = Print { leg, dts: incoming.unit.dts.0, hash, came: at.now, is_stand_in: false };
+        let print = Print { dts: incoming.unit.dts.0, hash, came: at.now, is_stand_in: false };
         let found = self.candidates.iter_mut().find(|candidate| candidate.leg == leg);
         let [video, audio] = &self.copies.emitted;
         let emitted = if track == TrackKind::Video { video } else { audio };

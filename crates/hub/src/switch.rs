@@ -13,6 +13,9 @@ use crate::stream::{Shared, Stream};
 const RETURNS_MAX: usize = 3;
 const FLAP_TIME: Duration = Duration::from_mins(2);
 
+/// After a jump the sound of a leg may move by a frame for half a second, and eight more tell where it lies.
+const SETTLE_TIME: Duration = Duration::from_millis(700);
+
 /// How the last leg that led was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
@@ -215,6 +218,9 @@ impl Stream {
     pub(crate) fn look_for_copies(&self, shared: &mut Shared, at: Arrival, id: u64) {
         let Shared { program, legs, .. } = shared;
         let Some(leg) = legs.iter_mut().find(|leg| leg.id == id && !leg.is_disabled) else { return };
+        if leg.broke_at.is_some_and(|then| at.now.saturating_duration_since(then) < SETTLE_TIME) {
+            return;
+        }
         let Some(shifts) = program.leader().and_then(|_| program.likeness(id, &leg.standby)) else { return };
         let lead = program.lead_of(shifts, &leg.standby);
         if lead.saturating_sub(program.lag()) > self.config.merge_window {
@@ -230,8 +236,8 @@ impl Stream {
 
     /// A leg brings something else than the others that were its copies.
     pub(crate) fn look_for_strangers(&self, shared: &mut Shared, at: Arrival) {
-        while let Some((id, why)) = shared.program.parted() {
-            self.part(shared, at, id, (why, SwitchReason::Parted));
+        while let Some(id) = shared.program.parted() {
+            self.part(shared, at, id, ("other pictures at the same times", SwitchReason::Parted));
         }
     }
 
@@ -250,11 +256,14 @@ impl Stream {
         }
     }
 
-    /// The stamps of a leg jumped: where it lies beside the others is not known any more.
+    /// The stamps of a leg jumped: where it lies beside the others is not known any more. One that is alone goes on all the same.
     pub(crate) fn on_jump(&self, shared: &mut Shared, at: Arrival, id: u64) {
+        shared.leg_mut(id).into_iter().for_each(|leg| leg.broke_at = Some(at.now));
+        let suspect_after = self.suspect_after();
+        let goes_on = |other: u64| shared.leg(other).is_some_and(|leg| leg.delivers(at.now, suspect_after));
         if !shared.program.is_fed_by(id) {
             shared.program.unlearn(id);
-        } else if shared.program.feeds().count() > 1 {
+        } else if shared.program.feeds().any(|other| other != id && goes_on(other)) {
             self.part(shared, at, id, ("its timestamps jumped", SwitchReason::Parted));
         }
     }

@@ -160,6 +160,11 @@ impl Timeline {
         self.repairs
     }
 
+    /// Times since the leg began that its stamps were not where those before let expect them.
+    pub fn breaks(&self) -> u64 {
+        self.clock.breaks()
+    }
+
     /// Counts a unit that could not be read.
     pub fn count_damaged(&mut self) {
         self.repairs.damaged += 1;

@@ -19,9 +19,6 @@ const LOOK_MIN: Duration = Duration::from_millis(100);
 const REPAIRS_MIN: u64 = 8;
 /// Pictures that must be usual within [`LOOKS`] before their absence says anything.
 const PICTURES_MIN: f64 = 8.0;
-/// Part of its usual bits below which another source is low. A collapse is told when it fills [`BIT_LOOKS`], so the other one may show it
-/// a second and a half later; it is over at a quarter, so the other one may also show that earlier.
-const OTHERS_LOW: f64 = 0.5;
 /// Packets lost within [`LOOKS`] from which the transport may be called bad.
 const LOST_MIN: u64 = 10;
 
@@ -38,25 +35,6 @@ pub(crate) enum Weakness {
     Damage,
     /// One packet in a hundred never came.
     Loss,
-}
-
-/// What the other sources of a stream bring: what all of them show at about the same time is the programme.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Others {
-    /// There is none.
-    None,
-    /// One has less than half of its usual bits as well.
-    Low,
-    /// They are as usual.
-    Usual,
-}
-
-impl Others {
-    /// By the parts of their usual bits.
-    pub(crate) fn of(parts: impl Iterator<Item = f64>) -> Self {
-        let lowest = parts.reduce(f64::min);
-        lowest.map_or(Self::None, |lowest| if lowest < OTHERS_LOW { Self::Low } else { Self::Usual })
-    }
 }
 
 /// What came within a look.
@@ -133,13 +111,14 @@ impl Vitals {
         self.bits.part(longer.bytes, longer.seconds, 1.0)
     }
 
-    /// Draws a verdict; what is wrong, with the evidence in words.
+    /// Draws a verdict; what is wrong, with the evidence in words. `others` is the least part of their usual bits that other sources of the
+    /// stream have, where there are any: what all of them show at about the same time is the programme.
     pub(crate) fn look(
         &mut self,
         now: Instant,
         repairs: Repairs,
         transport: Transport,
-        others: Others,
+        others: Option<f64>,
     ) -> Option<(Weakness, String)> {
         let passed = now.saturating_duration_since(self.since);
         if passed >= LOOK_MIN {
@@ -162,18 +141,18 @@ impl Vitals {
             if self.verdict.is_none() {
                 self.pictures.observe(rate(look.pictures, look.seconds));
             }
-            if self.verdict.is_none() || self.verdict == Some(Weakness::BitRate) && others == Others::None {
+            if self.verdict.is_none() || self.verdict == Some(Weakness::BitRate) && others.is_none() {
                 self.bits.observe(rate(look.bytes, look.seconds));
             }
         }
         self.verdict.map(|verdict| (verdict, self.evidence(verdict)))
     }
 
-    fn judge(&mut self, others: Others) {
+    fn judge(&mut self, others: Option<f64>) {
         let recent = self.sum(LOOKS);
         let is = |weakness| self.verdict == Some(weakness);
         let pictures = self.pictures.part(recent.pictures, recent.seconds, PICTURES_MIN);
-        let bits = if others == Others::Low { 1.0 } else { self.bits() };
+        let bits = self.bits() / others.map_or(1.0, |least| least.clamp(0.01, 1.0));
         let repairs_min = |weakness| if is(weakness) { 1 } else { REPAIRS_MIN };
         let (lost_min, one_in) = if is(Weakness::Loss) { (1, 1000) } else { (LOST_MIN, 100) };
         self.verdict = if recent.disorder >= repairs_min(Weakness::Disorder) {
@@ -241,14 +220,14 @@ mod tests {
         now: Instant,
         repairs: Repairs,
         transport: Transport,
-        others: Others,
+        others: Option<f64>,
     }
 
     impl Bench {
         fn new() -> Self {
             let now = Instant::now();
             let (repairs, transport) = (Repairs::default(), Transport::default());
-            let mut bench = Self { vitals: Vitals::new(now), now, repairs, transport, others: Others::Usual };
+            let mut bench = Self { vitals: Vitals::new(now), now, repairs, transport, others: Some(1.0) };
             assert_eq!(bench.run(20, 15, 10_000), None);
             bench
         }
@@ -317,17 +296,16 @@ mod tests {
     #[test]
     fn fewer_bits_are_no_fault_where_all_have_fewer_nor_for_ever_where_there_is_one() {
         let mut bench = Bench::new();
-        bench.others = Others::Low;
+        bench.others = Some(0.2); // it has come a little later there
         assert_eq!(bench.run(60, 15, 500), None, "the picture stands still");
         let mut bench = Bench::new();
         assert_eq!(bench.run(1000, 15, 500), Some(Weakness::BitRate), "a preferred leg must not come back like this");
+        bench.others = Some(0.45);
+        assert_eq!(bench.run(60, 15, 500), Some(Weakness::BitRate), "nor in a calm scene");
         let mut bench = Bench::new();
-        bench.others = Others::None;
+        bench.others = None;
         assert_eq!(bench.run(60, 15, 500), Some(Weakness::BitRate));
         assert_eq!(bench.run(600, 15, 500), None, "it is what this encoder sends now");
-        assert_eq!(Others::of([].into_iter()), Others::None);
-        assert_eq!(Others::of([0.9, 0.4].into_iter()), Others::Low);
-        assert_eq!(Others::of([0.9, 0.6].into_iter()), Others::Usual);
     }
 
     #[test]
@@ -338,12 +316,8 @@ mod tests {
             if look % 6 == 0 {
                 vitals.on_picture(10_000);
             }
-            let found = vitals.look(
-                now + look * Duration::from_millis(500),
-                Repairs::default(),
-                Transport::default(),
-                Others::None,
-            );
+            let found =
+                vitals.look(now + look * Duration::from_millis(500), Repairs::default(), Transport::default(), None);
             assert_eq!(found.map(|(weakness, _)| weakness), None, "look {look}");
         }
     }

@@ -509,7 +509,10 @@ async fn run_clock(hub: Arc<Hub>, alive: PathBuf, shutdown: CancellationToken) {
                 // A disk that hangs must not hold up the hub; without a sign, less is told.
                 if writing.as_ref().is_none_or(JoinHandle::is_finished) {
                     let (alive, now) = (alive.clone(), arrival().utc_nanos.to_string());
-                    writing = Some(tokio::task::spawn_blocking(move || drop(std::fs::write(alive, now))));
+                    let draft = alive.with_extension("new");
+                    writing = Some(tokio::task::spawn_blocking(move || {
+                        drop(std::fs::write(&draft, now).and_then(|()| std::fs::rename(&draft, &alive)));
+                    }));
                 }
             }
             () = shutdown.cancelled() => return,

@@ -158,7 +158,6 @@ impl Program {
             last: at.now,
             figures: super::CopyFigures::default(),
             lateness: Lateness::default(),
-            has_jumped: false,
         }];
         self.candidates.retain(|candidate| candidate.leg != leg);
     }
@@ -195,11 +194,12 @@ impl Program {
         let audio_shift = shifts.audio.unwrap_or_else(|| self.snapped(standby, shifts.video));
         self.start_feed(at, leg, (shifts.video, audio_shift), known, false);
         if let Some(feed) = self.feeds.first_mut() {
-            feed.is_copy = true;
             feed.has_pictures = standby.tracks.video.is_some();
         }
         let feed = std::mem::replace(&mut self.feeds, others);
         self.feeds.extend(feed);
+        // Also of one that is left alone the next unit may have been brought by the other.
+        self.feeds.iter_mut().for_each(|feed| feed.is_copy = true);
         for (came, incoming) in std::mem::take(&mut standby.units) {
             self.unit(came, leg, incoming);
         }

@@ -1,7 +1,7 @@
 //! Puts millisecond stamps of sound back on the sample grid.
 
-/// Farthest stamp and grid may be apart for long, in milliseconds: A/V skew stays below this.
-const SKEW_MS_MAX: i64 = 40;
+/// Farthest stamp and grid may be apart for long, in milliseconds: with what stamps are rounded by, A/V skew stays below 40.
+const SKEW_MS_MAX: i64 = 36;
 /// How long they may be apart by more than a frame before the grid moves, in milliseconds.
 const PATIENCE_MS: i64 = 500;
 /// How exact stamps are that are called steady, in milliseconds: rounding at either end, and a little.
@@ -61,7 +61,7 @@ impl AudioGrid {
         let whole = super::video_grid::div_round(change, length);
         let off = change.saturating_sub(whole.saturating_mul(length)).saturating_abs();
         let is_exact = off <= self.samples(STEADY_MS);
-        let is_hole = is_exact && whole > 0 && self.steady >= STEADY_FRAMES;
+        let is_hole = is_exact && whole > 0 && difference > -length && self.steady >= STEADY_FRAMES;
         self.steady = if is_exact && (whole == 0 || is_hole) { self.steady.saturating_add(1) } else { 0 };
         let at_once = is_hole || difference.saturating_abs() > self.samples(SKEW_MS_MAX).max(length);
         let away = difference.saturating_abs() > length;

@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 const BACKWARD_NANOS_MAX: i64 = 500_000_000;
 /// A step forward of more than this beyond what really passed is a jump, not a hole.
 const FORWARD_NANOS_MAX: i64 = 2_000_000_000;
+/// A track goes back by more than this, or forward by so much more than it did before and than what passed: it is not where its copies are.
+/// What holds units up, and lets go of them at once, leaves their distances as they are.
+const BACK_NANOS: i64 = 5_000_000;
+const LEAP_NANOS: i64 = 50_000_000;
 /// How far a unit may lie from the newest one of another track and still belong beside it.
 const SAME_JUMP_NANOS: i64 = 2_000_000_000;
 /// Where a jump lands behind the last unit if no time passed.
@@ -18,6 +22,7 @@ pub(super) struct Clock {
     offset: Option<i64>,
     /// Where the newest unit of any track lies.
     newest: Option<(i64, Instant)>,
+    breaks: u64,
 }
 
 /// What the clock remembers of one track.
@@ -32,12 +37,19 @@ struct Last {
     leg: i64,
     offset: i64,
     arrival: Instant,
+    /// From the one before.
+    step: i64,
 }
 
 impl Clock {
     /// Leg time of a time of the peer; none before the first unit.
     pub(super) fn leg_time(&self, peer: i64) -> Option<i64> {
         self.offset.map(|offset| peer.saturating_add(offset))
+    }
+
+    /// Times that a track was not where its last unit let expect it, whether that was a jump that was taken out or not.
+    pub(super) fn breaks(&self) -> u64 {
+        self.breaks
     }
 
     /// Leg time of a unit that arrived at `now` with the peer's time `peer`; true if the timestamps jumped.
@@ -55,7 +67,9 @@ impl Clock {
                 } else {
                     let expected =
                         newest.saturating_add(since.max(STEP_NANOS)).max(last.leg.saturating_add(STEP_NANOS));
-                    let fits = |offset: &i64| beside(offset, newest) || beside(offset, expected);
+                    // Where another track has jumped already. Its own offset is what it has jumped from.
+                    let fits =
+                        |offset: &i64| *offset != last.offset && (beside(offset, newest) || beside(offset, expected));
                     (shared.filter(fits).unwrap_or(expected.saturating_sub(peer)), true)
                 }
             }
@@ -68,11 +82,17 @@ impl Clock {
         if !(jumped && track.last.is_none()) {
             self.offset = Some(offset);
         }
+        let step = track.last.map_or(0, |last| peer.saturating_sub(last.peer));
+        if let Some(last) = track.last {
+            let elapsed = nanos(now.saturating_duration_since(last.arrival));
+            let leaps = step > last.step.max(elapsed).saturating_add(LEAP_NANOS);
+            self.breaks += u64::from(jumped || leaps || step < -BACK_NANOS);
+        }
         let leg = peer.saturating_add(offset);
         if self.newest.is_none_or(|(newest, _)| leg > newest) || jumped {
             self.newest = Some((leg, now));
         }
-        track.last = Some(Last { peer, leg, offset, arrival: now });
+        track.last = Some(Last { peer, leg, offset, arrival: now, step });
         (leg, jumped)
     }
 }
@@ -97,6 +117,17 @@ mod tests {
         let later = start + Duration::from_millis(40);
         assert_eq!(clock.map(&mut video, later, 7 * SECOND), (40_000_005, true), "restarted: joined at what passed");
         assert_eq!(clock.map(&mut audio, later, 7 * SECOND + 5), (40_000_010, true), "the same offset");
+    }
+
+    #[test]
+    fn a_restart_a_second_ago_takes_no_time() {
+        let start = Instant::now();
+        let (mut clock, mut video, mut audio) = (Clock::default(), TrackClock::default(), TrackClock::default());
+        clock.map(&mut video, start, 10 * SECOND);
+        clock.map(&mut audio, start, 10 * SECOND);
+        let later = start + Duration::from_millis(40);
+        assert_eq!(clock.map(&mut audio, later, 9 * SECOND), (40_000_000, true));
+        assert_eq!(clock.map(&mut video, later, 9 * SECOND), (40_000_000, true), "the same offset");
     }
 
     #[test]

@@ -188,13 +188,13 @@ async fn beside_a_source(
     let began = Instant::now();
     let players = Players::watch(server, u64::from(length) - 14);
     seconds(2.0).await;
-    let mut harms = Harms::default();
+    let (mut harms, mut breaks) = (Harms::default(), 0);
     while harms.count() < rounds && began.elapsed() < Duration::from_secs(u64::from(length) - 16) {
         harms.mark();
         trouble().await;
         seconds(0.2).await;
+        breaks = breaks.max(discontinuities(&media_playlist(server).await));
     }
-    let breaks = discontinuities(&media_playlist(server).await);
     let felt = players.felt().await;
     let (lost, video, audio) = compared(source, witness).await;
     let events = server.events().await;
@@ -235,7 +235,10 @@ pub(crate) async fn blip(program: &Path, folder: &Path, millis: u64) -> bool {
         times: 1,
         lost,
         detected: harms.until(&events, is_detection),
-        is_met: felt.page_goes_on() && video.again == 0 && (millis > 1000 || video.is_whole() && audio.is_whole()),
+        is_met: felt.page_goes_on()
+            && (millis > 1000 || felt.longest() <= 500)
+            && video.again == 0
+            && (millis > 1000 || video.is_whole() && audio.is_whole()),
         felt: Some(felt),
         ..Row::default()
     };

@@ -5,13 +5,15 @@ use std::time::{Duration, SystemTime};
 use testkit::browser::{Look, Viewer};
 use testkit::programs::Program;
 use testkit::relay::Random;
+use tokio::task::JoinHandle;
 
 use crate::server::{Event, Server};
 
 /// A player that tells what it felt, and a browser that tells what it showed.
 pub(crate) struct Players {
     probe: Program,
-    browser: Viewer,
+    /// What it says is read at once: it would wait with a full pipe.
+    browser: JoinHandle<(Look, Vec<String>)>,
 }
 
 /// What they felt.
@@ -37,12 +39,14 @@ impl Players {
         let shot = std::env::var("SHOT").unwrap_or_default(); // a picture of the page at the end, for a look at it
         let mut options = vec!["--seconds", &length, "--width", "640", "--height", "360"];
         options.extend(["--shot", &shot].into_iter().filter(|_| !shot.is_empty()));
-        Self { probe, browser: Viewer::open(&page, &options) }
+        let browser = Viewer::open(&page, &options);
+        Self { probe, browser: tokio::spawn(browser.last()) }
     }
 
     /// When their time is over.
     pub(crate) async fn felt(self) -> Felt {
-        let ((_, text, error), (page, errors)) = tokio::join!(self.probe.finish(), self.browser.last());
+        let ((_, text, error), browser) = tokio::join!(self.probe.finish(), self.browser);
+        let (page, errors) = browser.expect("the browser saw something");
         let told: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         let number = |name: &str| {
             told["quality"][name].as_i64().unwrap_or_else(|| panic!("the probe says nothing of {name}: {text} {error}"))
@@ -68,6 +72,11 @@ impl Felt {
     /// Whether nobody noticed anything.
     pub(crate) fn is_nothing(&self) -> bool {
         self.stalls == 0 && self.holes == 0 && self.page.felt.stalls == 0 && self.page_goes_on()
+    }
+
+    /// The longest stall of either, in milliseconds.
+    pub(crate) fn longest(&self) -> u64 {
+        self.longest_ms.max(self.page.felt.longest)
     }
 
     fn by_probe(&self) -> String {
