@@ -160,7 +160,7 @@ impl Timeline {
         self.repairs
     }
 
-    /// Times since the leg began that its stamps were not where those before let expect them.
+    /// Times since the leg began that its stamps jumped, or went back.
     pub fn breaks(&self) -> u64 {
         self.clock.breaks()
     }

@@ -61,10 +61,9 @@ fn whatever_one_path_does_the_other_makes_up_for_it() {
     }
 }
 
-/// By how much stamps jump, in nanoseconds: a little, or as a restart does. Less than 80 ms is within what a leg takes for wobble.
+/// By how much stamps jump, in nanoseconds: as a restart does. Up to two seconds forward is a hole, and up to half a second back disorder.
 fn jump(random: &mut Random) -> i64 {
-    let most = if random.chance(50) { 1000 } else { 10_000 };
-    let millis = i64::try_from(80 + random.below(most)).expect("small");
+    let millis = i64::try_from(2500 + random.below(10_000)).expect("small");
     if random.chance(50) { millis * MILLI } else { -millis * MILLI }
 }
 

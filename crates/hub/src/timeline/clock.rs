@@ -6,10 +6,8 @@ use std::time::{Duration, Instant};
 const BACKWARD_NANOS_MAX: i64 = 500_000_000;
 /// A step forward of more than this beyond what really passed is a jump, not a hole.
 const FORWARD_NANOS_MAX: i64 = 2_000_000_000;
-/// A track goes back by more than this, or forward by so much more than it did before and than what passed: it is not where its copies are.
-/// What holds units up, and lets go of them at once, leaves their distances as they are.
+/// A track that goes back by more than this is not where its copies are.
 const BACK_NANOS: i64 = 5_000_000;
-const LEAP_NANOS: i64 = 50_000_000;
 /// How far a unit may lie from the newest one of another track and still belong beside it.
 const SAME_JUMP_NANOS: i64 = 2_000_000_000;
 /// Where a jump lands behind the last unit if no time passed.
@@ -37,8 +35,6 @@ struct Last {
     leg: i64,
     offset: i64,
     arrival: Instant,
-    /// From the one before.
-    step: i64,
 }
 
 impl Clock {
@@ -47,7 +43,7 @@ impl Clock {
         self.offset.map(|offset| peer.saturating_add(offset))
     }
 
-    /// Times that a track was not where its last unit let expect it, whether that was a jump that was taken out or not.
+    /// Times that a track jumped, or went back by less than a jump.
     pub(super) fn breaks(&self) -> u64 {
         self.breaks
     }
@@ -82,17 +78,13 @@ impl Clock {
         if !(jumped && track.last.is_none()) {
             self.offset = Some(offset);
         }
-        let step = track.last.map_or(0, |last| peer.saturating_sub(last.peer));
-        if let Some(last) = track.last {
-            let elapsed = nanos(now.saturating_duration_since(last.arrival));
-            let leaps = step > last.step.max(elapsed).saturating_add(LEAP_NANOS);
-            self.breaks += u64::from(jumped || leaps || step < -BACK_NANOS);
-        }
+        let goes_back = track.last.is_some_and(|last| peer.saturating_sub(last.peer) < -BACK_NANOS);
+        self.breaks += u64::from(jumped || goes_back);
         let leg = peer.saturating_add(offset);
         if self.newest.is_none_or(|(newest, _)| leg > newest) || jumped {
             self.newest = Some((leg, now));
         }
-        track.last = Some(Last { peer, leg, offset, arrival: now, step });
+        track.last = Some(Last { peer, leg, offset, arrival: now });
         (leg, jumped)
     }
 }

@@ -90,6 +90,9 @@ async fn compared(source: Source, witness: Witness) -> (String, Comparison, Comp
     seconds(3.0).await;
     let seen = witness.seen().await;
     let (video, audio) = (Comparison::of(&made.video, &seen.video), Comparison::of(&made.audio, &seen.audio));
+    if !video.is_whole() || !audio.is_whole() {
+        eprintln!("pictures: {video:?}, sound: {audio:?}"); // beside the table, for whoever looks for the reason
+    }
     let lost = |of: Comparison| of.missing + of.again + of.strange;
     let text = format!("{} of {} pictures, {} of {} frames of sound", lost(video), video.seen, lost(audio), audio.seen);
     (text, video, audio)
