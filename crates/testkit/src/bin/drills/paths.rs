@@ -109,11 +109,11 @@ pub(crate) async fn two_paths(program: &Path, folder: &Path, rounds: usize, harm
     let making = Making { seconds: length, ..Making::default() };
     let source = Source::start(making, &folder.join("made.mkv"), &outputs);
     server.legs("healthy copy", 1).await;
-    seconds(4.0).await;
-    let witness = Witness::watch(server.http, "show", &folder.join("seen.txt"));
+    seconds(2.0).await;
     let began = Instant::now();
     let players = Players::watch(&server, u64::from(length) - 12);
-    seconds(2.0).await;
+    seconds(4.0).await; // a browser that starts takes both cores, and the paths with them
+    let witness = Witness::watch(server.http, "show", &folder.join("seen.txt"));
     let mut random = Random(SEED);
     let (mut harms, mut breaks) = (Harms::default(), 0);
     while harms.count() < rounds && began.elapsed() < Duration::from_secs(u64::from(length) - 16) {
