@@ -1,5 +1,5 @@
 // Plays one live stream and keeps playing: waits for it, reconnects, reloads. Knows nothing of the page around it.
-import Hls, { ErrorDetails, ErrorTypes, Events, type ErrorData, type LoadPolicy } from 'hls.js';
+import Hls, { ErrorDetails, ErrorTypes, Events, type ErrorData, type LevelDetails, type LoadPolicy } from 'hls.js';
 import { gaplessControllers } from './gapless-controllers';
 
 /** What the viewer should know. */
@@ -73,6 +73,7 @@ export class LivePlayer {
   #played = false;
   #ended = false;
   #mediaErrors = 0;
+  #isWaitingForMedia = false;
   #calmSince = performance.now();
   #destroyed = false;
 
@@ -267,6 +268,12 @@ export class LivePlayer {
     if (!this.#poll) this.#poll = setTimeout(() => void this.#probe(), POLL_MS);
   }
 
+  /** Whether what is newest is missing, or what came after it is too little to begin with. */
+  #endsInGap(details: LevelDetails): boolean {
+    const gap = details.fragments.filter((fragment) => fragment.tagList.some(([tag]) => tag === 'GAP')).at(-1);
+    return gap !== undefined && details.edge - gap.end < (this.#hls?.targetLatency ?? 3) + 0.2;
+  }
+
   #watch(): void {
     const now = performance.now();
     const time = this.video.currentTime;
@@ -275,6 +282,7 @@ export class LivePlayer {
     if (advanced) {
       this.#played = true;
       this.#mediaErrors = 0;
+      this.#isWaitingForMedia = false;
       this.#lastProgress = now;
       const latency = this.#hls?.latency || null;
       const target = this.#hls?.targetLatency ?? 3;
@@ -297,6 +305,12 @@ export class LivePlayer {
     if (this.#ended && this.#played && stalled > STALL_SHOWN_MS) {
       this.#set({ state: 'ended', latency: null });
       if (!this.#poll) this.#poll = setTimeout(() => void this.#probe(), POLL_MS);
+    } else if (this.#played && details?.live && stalled > STALL_SHOWN_MS && this.#endsInGap(details)) {
+      this.#isWaitingForMedia = true; // loaded anew, hls.js would begin in the gap and wait there
+      this.#set({ state: 'reconnecting', latency: null });
+    } else if (this.#isWaitingForMedia) {
+      this.#isWaitingForMedia = false;
+      if (!this.#poll) this.#load();
     } else if (this.#hls && !this.#poll && stalled > STALL_RELOAD_MS) {
       this.#lastProgress = now;
       this.#restart();
