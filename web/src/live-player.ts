@@ -33,6 +33,8 @@ const WATCH_MS = 250;
 const STALL_SHOWN_MS = 1500;
 /** Without progress for this long the stream is loaded anew. */
 const STALL_RELOAD_MS = 8000;
+/** The same while the stream is in a gap. */
+const GAP_RELOAD_MS = 60_000;
 /** Without progress for this long, and by this many seconds before what the playlist has, the picture goes where it is. */
 const OUTSIDE_MS = 500;
 const OUTSIDE_SECONDS = 0.5;
@@ -305,7 +307,7 @@ export class LivePlayer {
     if (this.#ended && this.#played && stalled > STALL_SHOWN_MS) {
       this.#set({ state: 'ended', latency: null });
       if (!this.#poll) this.#poll = setTimeout(() => void this.#probe(), POLL_MS);
-    } else if (this.#played && details?.live && stalled > STALL_SHOWN_MS && this.#endsInGap(details)) {
+    } else if (this.#played && details?.live && stalled > STALL_SHOWN_MS && stalled < GAP_RELOAD_MS && this.#endsInGap(details)) {
       this.#isWaitingForMedia = true; // loaded anew, hls.js would begin in the gap and wait there
       this.#set({ state: 'reconnecting', latency: null });
     } else if (this.#isWaitingForMedia) {
