@@ -38,6 +38,10 @@ const GAP_RELOAD_MS = 60_000;
 /** Without progress for this long, and by this many seconds before what the playlist has, the picture goes where it is. */
 const OUTSIDE_MS = 500;
 const OUTSIDE_SECONDS = 0.5;
+/** So far into a segment, in seconds, the stream is joined behind what could not be decoded: a rounding must not lead back there. */
+const INTO_SEGMENT_SECONDS = 0.1;
+/** So much nearer to live than meant, in seconds, that is done: until the picture is there, as much has passed. */
+const JOIN_EARLY_SECONDS = 0.3;
 /** Catching up stops when less than this is buffered, in seconds: the next part may be late. */
 const AHEAD_MIN_SECONDS = 0.3;
 /** Fastest playback to catch up, and how far off the target it begins and ends, in seconds. */
@@ -75,6 +79,8 @@ export class LivePlayer {
   #played = false;
   #ended = false;
   #mediaErrors = 0;
+  /** Where a picture could not be decoded, until the stream is joined behind it. */
+  #brokenAt: number | null = null;
   #isWaitingForMedia = false;
   #calmSince = performance.now();
   #destroyed = false;
@@ -176,6 +182,7 @@ export class LivePlayer {
 
   #load(): void {
     this.#ended = false;
+    this.#brokenAt = null;
     this.#lastProgress = performance.now();
     this.#hls?.destroy();
     this.#hls = null;
@@ -196,6 +203,7 @@ export class LivePlayer {
         xhr.open('GET', url, true);
         xhr.setRequestHeader('Authorization', `Bearer ${this.key}`);
       },
+      interstitialsController: undefined, // we send none, and it keeps a position of its own
       ...gaplessControllers,
     });
     this.#hls = hls;
@@ -253,12 +261,13 @@ export class LivePlayer {
 
   #onError(data: ErrorData): void {
     if (data.details === ErrorDetails.BUFFER_STALLED_ERROR) this.#calmSince = performance.now();
-    if (!data.fatal) return;
-    if (data.type === ErrorTypes.MEDIA_ERROR && this.#mediaErrors < 3) {
+    if (data.type === ErrorTypes.MEDIA_ERROR && (data.fatal || data.details === ErrorDetails.MEDIA_SOURCE_REQUIRES_RESET) && this.#mediaErrors < 3) {
       this.#mediaErrors += 1;
-      this.#hls?.recoverMediaError();
+      if (data.fatal) setTimeout(() => { if (!this.#destroyed) this.#load(); });
+      else this.#leave();
       return;
     }
+    if (!data.fatal) return;
     if (data.response?.code === 401) this.#lock();
     this.#restart(data.response?.code && data.response.code !== 401 ? 'waiting' : null); // no answer at all: still connecting
   }
@@ -268,6 +277,26 @@ export class LivePlayer {
     this.#hls?.stopLoad();
     if (!this.#ended && state) this.#set({ state: this.#played ? 'reconnecting' : state });
     if (!this.#poll) this.#poll = setTimeout(() => void this.#probe(), POLL_MS);
+  }
+
+  /** The browser gave up: a picture cannot be decoded, perhaps because one before it is missing. hls.js would take it there again. */
+  #leave(): void {
+    this.#brokenAt = Math.max(this.video.currentTime, this.#lastTime); // it is back at zero already
+    this.#hls?.detachMedia(); // the playlist is followed all the same
+  }
+
+  /** Leaves out the rest of the segment that could not be decoded: goes on with the next one, once enough of it is there. */
+  #rejoin(hls: Hls, after: number): void {
+    const details = hls.latestLevelDetails;
+    if (!details) return;
+    const next = [...details.fragments, details.fragmentHint].find((fragment) => fragment && fragment.start > after);
+    if (!next) return;
+    const position = next.start + INTO_SEGMENT_SECONDS;
+    if (details.edge - position < (hls.targetLatency ?? 3) - JOIN_EARLY_SECONDS) return;
+    this.#brokenAt = null;
+    hls.attachMedia(this.video);
+    hls.startLoad(position);
+    this.#play();
   }
 
   /** Whether what is newest is missing, or what came after it is too little to begin with. */
@@ -294,7 +323,8 @@ export class LivePlayer {
       this.#set({ state: 'playing', latency, atLiveEdge, hasCaptions: this.#captions() !== undefined });
       return;
     }
-    if (this.video.paused && this.#played && !this.#ended) {
+    if (this.#brokenAt !== null && this.#hls) this.#rejoin(this.#hls, this.#brokenAt);
+    if (this.video.paused && this.#played && !this.#ended && this.#brokenAt === null) {
       this.#lastProgress = now;
       if (this.snapshot.state === 'playing') this.#set({ atLiveEdge: false });
       return;

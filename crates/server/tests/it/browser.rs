@@ -130,6 +130,26 @@ async fn another_resolution_plays_on_without_a_reload() {
     viewer.close().await;
 }
 
+/// Chromium gives up at a picture that refers to one that is missing, and pauses.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_goes_on_with_the_next_segment_where_pictures_are_missing() {
+    let rig = Rig::start().await;
+    let video = Some("libx264 -preset veryfast -bf 2 -g 60 -sc_threshold 0 -pix_fmt yuv420p -b:v 800k");
+    let extra = "-bsf:v noise=drop='between(mod(n,240),210,211)'"; // the first after seven seconds
+    let _encoder = Encoder { video, extra, ..Encoder::default() }.publish(&rig.publish_url("show").await);
+    rig.multivariant("show").await;
+    let mut viewer = Viewer::open(&page(&rig), &[]);
+    viewer.until("it plays", |look| look.state == "playing").await;
+    let looks = viewer.watch(Duration::from_secs(18)).await; // two of them are within
+    let last = looks.last().expect("some");
+    assert!(last.felt.longest < 3000 && last.loads == 1, "{last:?}");
+    let is_playing =
+        |look: &&Look| look.state == "playing" && !look.paused && look.latency.is_some_and(|late| late < 3.0);
+    let playing = looks.iter().filter(is_playing).count();
+    assert!(playing > looks.len() * 3 / 4, "{playing} of {}: {last:?}", looks.len());
+    viewer.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn captions_in_the_picture_can_be_switched_on() {
     let rig = Rig::start().await;
