@@ -1,5 +1,5 @@
 // Plays one live stream and keeps playing: waits for it, reconnects, reloads. Knows nothing of the page around it.
-import Hls, { ErrorDetails, ErrorTypes, Events, type ErrorData, type LevelDetails, type LoadPolicy } from 'hls.js';
+import Hls, { ErrorDetails, Events, type ErrorData, type LevelDetails, type LoadPolicy, type MediaFragment } from 'hls.js';
 import { gaplessControllers } from './gapless-controllers';
 
 /** What the viewer should know. */
@@ -38,9 +38,8 @@ const GAP_RELOAD_MS = 60_000;
 /** Without progress for this long, and by this many seconds before what the playlist has, the picture goes where it is. */
 const OUTSIDE_MS = 500;
 const OUTSIDE_SECONDS = 0.5;
-/** So far into a segment, in seconds, the stream is joined behind what could not be decoded: a rounding must not lead back there. */
-const INTO_SEGMENT_SECONDS = 0.1;
-/** So much nearer to live than meant, in seconds, that is done: until the picture is there, as much has passed. */
+/** Behind what could not be decoded the stream is loaded when the next segment is so much nearer to live than meant, in seconds: until the
+ * picture is there, as much has passed. */
 const JOIN_EARLY_SECONDS = 0.3;
 /** Catching up stops when less than this is buffered, in seconds: the next part may be late. */
 const AHEAD_MIN_SECONDS = 0.3;
@@ -68,6 +67,8 @@ const isAway = (status: number): boolean => status === 0 || status >= 500;
 /** Playlists are not there until the encoder is back. */
 const isAwayOrNotBack = (status: number): boolean => isAway(status) || status === 404;
 
+const isGap = (fragment: MediaFragment): boolean => fragment.tagList.some(([tag]) => tag === 'GAP');
+
 export class LivePlayer {
   snapshot: Snapshot = START;
 
@@ -78,8 +79,7 @@ export class LivePlayer {
   #lastProgress = performance.now();
   #played = false;
   #ended = false;
-  #mediaErrors = 0;
-  /** Where a picture could not be decoded, until the stream is joined behind it. */
+  /** Where a picture could not be decoded, until the stream is loaded behind it. */
   #brokenAt: number | null = null;
   #isWaitingForMedia = false;
   #calmSince = performance.now();
@@ -119,7 +119,7 @@ export class LivePlayer {
 
   toLiveEdge(): void {
     const position = this.#hls?.liveSyncPosition ?? (this.video.seekable.length ? this.video.seekable.end(0) - 1 : null);
-    if (position !== null && position !== undefined) this.video.currentTime = position;
+    if (position !== null && position !== undefined && this.video.readyState > 0) this.video.currentTime = position;
     void this.video.play().catch(() => {});
   }
 
@@ -203,13 +203,13 @@ export class LivePlayer {
         xhr.open('GET', url, true);
         xhr.setRequestHeader('Authorization', `Bearer ${this.key}`);
       },
-      interstitialsController: undefined, // we send none, and it keeps a position of its own
       ...gaplessControllers,
     });
     this.#hls = hls;
     hls.on(Events.MANIFEST_PARSED, () => {
       const label = (height: number, bits: number): string => (height ? `${height}p` : `${Math.round(bits / 1000)} kbit/s`);
       this.#set({ levels: hls.levels.map((level, index) => ({ index, label: label(level.height, level.bitrate) })) });
+      if (this.snapshot.level in hls.levels) hls.loadLevel = this.snapshot.level; // chosen before it was loaded anew
       this.#play();
     });
     hls.on(Events.LEVEL_UPDATED, (_, data) => {
@@ -261,10 +261,8 @@ export class LivePlayer {
 
   #onError(data: ErrorData): void {
     if (data.details === ErrorDetails.BUFFER_STALLED_ERROR) this.#calmSince = performance.now();
-    if (data.type === ErrorTypes.MEDIA_ERROR && (data.fatal || data.details === ErrorDetails.MEDIA_SOURCE_REQUIRES_RESET) && this.#mediaErrors < 3) {
-      this.#mediaErrors += 1;
-      if (data.fatal) setTimeout(() => { if (!this.#destroyed) this.#load(); });
-      else this.#leave();
+    if (data.details === ErrorDetails.MEDIA_SOURCE_REQUIRES_RESET && !data.fatal) {
+      this.#leave();
       return;
     }
     if (!data.fatal) return;
@@ -279,29 +277,26 @@ export class LivePlayer {
     if (!this.#poll) this.#poll = setTimeout(() => void this.#probe(), POLL_MS);
   }
 
-  /** The browser gave up: a picture cannot be decoded, perhaps because one before it is missing. hls.js would take it there again. */
+  /** The browser gave up: a picture cannot be decoded, perhaps because one before it is missing. hls.js would lead it there again. */
   #leave(): void {
-    this.#brokenAt = Math.max(this.video.currentTime, this.#lastTime); // it is back at zero already
+    // The picture's time is back at zero already; this is where hls.js has just begun anew.
+    this.#brokenAt = Math.max(this.#hls?.startPosition ?? 0, this.#lastTime);
     this.#hls?.detachMedia(); // the playlist is followed all the same
   }
 
-  /** Leaves out the rest of the segment that could not be decoded: goes on with the next one, once enough of it is there. */
-  #rejoin(hls: Hls, after: number): void {
+  /** Whether a segment behind this time is there that can be begun with. */
+  #goesOnBehind(time: number, hls: Hls): boolean {
     const details = hls.latestLevelDetails;
-    if (!details) return;
-    const next = [...details.fragments, details.fragmentHint].find((fragment) => fragment && fragment.start > after);
-    if (!next) return;
-    const position = next.start + INTO_SEGMENT_SECONDS;
-    if (details.edge - position < (hls.targetLatency ?? 3) - JOIN_EARLY_SECONDS) return;
-    this.#brokenAt = null;
-    hls.attachMedia(this.video);
-    hls.startLoad(position);
-    this.#play();
+    const ahead = (hls.targetLatency ?? 3) - JOIN_EARLY_SECONDS;
+    return [...(details?.fragments ?? []), details?.fragmentHint].some((fragment) => {
+      if (!details || !fragment || fragment.start <= time || details.edge - fragment.start < ahead || isGap(fragment)) return false;
+      return details.partList?.find((part) => part.fragment.sn === fragment.sn)?.independent ?? true;
+    });
   }
 
   /** Whether what is newest is missing, or what came after it is too little to begin with. */
   #endsInGap(details: LevelDetails): boolean {
-    const gap = details.fragments.filter((fragment) => fragment.tagList.some(([tag]) => tag === 'GAP')).at(-1);
+    const gap = details.fragments.filter(isGap).at(-1);
     return gap !== undefined && details.edge - gap.end < (this.#hls?.targetLatency ?? 3) + 0.2;
   }
 
@@ -312,7 +307,6 @@ export class LivePlayer {
     this.#lastTime = time; // a reload begins at zero: no progress
     if (advanced) {
       this.#played = true;
-      this.#mediaErrors = 0;
       this.#isWaitingForMedia = false;
       this.#lastProgress = now;
       const latency = this.#hls?.latency || null;
@@ -323,7 +317,10 @@ export class LivePlayer {
       this.#set({ state: 'playing', latency, atLiveEdge, hasCaptions: this.#captions() !== undefined });
       return;
     }
-    if (this.#brokenAt !== null && this.#hls) this.#rejoin(this.#hls, this.#brokenAt);
+    if (this.#brokenAt !== null && this.#hls && this.#goesOnBehind(this.#brokenAt, this.#hls)) {
+      this.#load();
+      return;
+    }
     if (this.video.paused && this.#played && !this.#ended && this.#brokenAt === null) {
       this.#lastProgress = now;
       if (this.snapshot.state === 'playing') this.#set({ atLiveEdge: false });
@@ -331,7 +328,7 @@ export class LivePlayer {
     }
     const stalled = now - this.#lastProgress;
     const details = this.#hls?.latestLevelDetails;
-    if (this.#played && details?.live && stalled > OUTSIDE_MS && time < details.fragmentStart - OUTSIDE_SECONDS) {
+    if (this.#played && this.#brokenAt === null && details?.live && stalled > OUTSIDE_MS && time < details.fragmentStart - OUTSIDE_SECONDS) {
       this.toLiveEdge(); // numbers jump when a server was started again, and hls.js takes it that as many segments were missed
     }
     if (this.#ended && this.#played && stalled > STALL_SHOWN_MS) {
