@@ -16,6 +16,10 @@ const FLAP_TIME: Duration = Duration::from_mins(2);
 /// After a jump the sound of a leg may move by a frame for half a second, and eight more tell where it lies.
 const SETTLE_TIME: Duration = Duration::from_millis(700);
 
+/// A copy is recognised within this time, also in silence (90 pictures): before, a weak leg gives way to nobody. What copies lack they fill
+/// in for each other; a cut would leave out what is on its way over the slower one.
+const LIKENESS_TIME: Duration = Duration::from_secs(4);
+
 /// How the last leg that led was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
@@ -29,6 +33,13 @@ pub(crate) enum Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the stream has no leg {0}; `throughline switch STREAM` lists them")]
 pub struct UnknownLeg(pub u64);
+
+/// Whether it would have been recognised by now if it were a copy, or was.
+fn is_known(shared: &Shared, leg: &LegRecord, now: Instant) -> bool {
+    let since = leg.healthy_since.max(leg.broke_at);
+    let for_long = since.is_some_and(|since| now.saturating_duration_since(since) >= LIKENESS_TIME);
+    for_long || shared.program.is_fed_by(leg.id)
+}
 
 impl Stream {
     /// Changes the leg that leads, if there is a reason and a leg that can.
@@ -88,7 +99,8 @@ impl Stream {
         }
         let Some(leading) = leading else { return targets };
         if leading.weakness.is_some() && shared.chosen != leader {
-            let mut best: Vec<&LegRecord> = others().filter(|leg| is_healthy(leg) && !leg.is_slate()).collect();
+            let is_better = |leg: &&LegRecord| is_healthy(leg) && !leg.is_slate() && is_known(shared, leg, now);
+            let mut best: Vec<&LegRecord> = others().filter(is_better).collect();
             best.sort_by_key(|leg| (leg.publisher.rank, leg.id));
             targets.extend(best.into_iter().map(|leg| (leg.id, SwitchReason::Degraded)));
             return targets;

@@ -287,6 +287,8 @@ enum Act {
     /// Its stamps jump by so many nanoseconds.
     Jump(i64),
     Operate(Operation),
+    /// Whoever decodes its samples sees no picture.
+    LookBlack,
 }
 
 /// What an operator does.
@@ -331,6 +333,11 @@ fn play(
                 }
             }
             Act::Jump(by) => paths[leg].offset_nanos += by,
+            Act::LookBlack => {
+                let stream = world.hub.stream(&name()).expect("is there");
+                stream.set_seen(world.at(), &[(u64::try_from(leg).expect("few"), Some("a black picture".into()))]);
+                world.drain();
+            }
             Act::Operate(operation) => {
                 let stream = world.hub.stream(&name()).expect("is there");
                 // A leg that is not there any more is told, and nothing happens.

@@ -170,6 +170,14 @@ impl Comparison {
         comparison
     }
 
+    /// Where, among the units that were made, what was seen next is not the one after: the one before, and the one that came.
+    pub fn leaps(made: &[String], seen: &[String]) -> Vec<(Option<usize>, Option<usize>)> {
+        let places: HashMap<&str, usize> = made.iter().enumerate().map(|(index, hash)| (&hash[..], index)).collect();
+        let seen: Vec<Option<usize>> = seen.iter().map(|hash| places.get(&hash[..]).copied()).collect();
+        let follows = |pair: &&[Option<usize>]| pair[1].is_none() || pair[0].map(|place| place + 1) != pair[1];
+        seen.windows(2).filter(follows).map(|pair| (pair[0], pair[1])).collect()
+    }
+
     /// Everything was seen once, in order.
     pub fn is_whole(&self) -> bool {
         self.seen > 0 && (self.missing, self.again, self.strange) == (0, 0, 0)

@@ -70,7 +70,7 @@ fn without_a_picture_and_with_sound_a_slate_stands_in_until_the_picture_is_back(
                 (Act::Connect, _) => *slate = Some(world.connect("slate", crate::SLATE_RANK)),
                 (Act::Bring(made), 0) => world.bring(first.as_mut().expect("connected"), &paths[0], made),
                 (Act::Bring(made), _) => world.bring(slate.as_mut().expect("connected"), &paths[1], made),
-                (Act::Leave | Act::Jump(_) | Act::Operate(_), _) => unreachable!("nobody leaves"),
+                (Act::Leave | Act::Jump(_) | Act::Operate(_) | Act::LookBlack, _) => unreachable!("nobody leaves"),
             }
         }
     };
@@ -181,4 +181,22 @@ fn how_long_the_server_was_away_is_told_once() {
     let [first, second] = live.as_slice() else { panic!("{live:?}") };
     assert!(first.text.contains("the server was away") && first.gap == Some(Duration::from_millis(2500)), "{first:?}");
     assert!(!second.text.contains("away") && second.gap.is_some_and(|gap| gap < Duration::from_secs(3)), "{second:?}");
+}
+
+#[test]
+fn a_weak_leg_gives_way_to_a_new_one_only_when_it_is_known_whether_that_is_a_copy() {
+    // The other path is shorter, and its first picture comes just before a random access point.
+    let mut world = World::new(HubConfig::default());
+    let paths = [path(1, 0, 160, true), path(1, 777_000, 20, false)];
+    let mut acts = carry(0, &paths[0], 0, 20 * SECOND);
+    acts.push((9 * SECOND, 0, Act::LookBlack));
+    acts.extend(carry(1, &paths[1], 10 * SECOND - 40 * MILLI, 20 * SECOND));
+    let _legs = play(&mut world, &paths, &[("a", 0), ("b", 0)], acts, 20 * SECOND);
+
+    world.check();
+    assert_eq!(world.missing(1), [0, 0]);
+    let switches = world.switches();
+    let reasons: Vec<_> = switches.iter().filter_map(|event| event.reason).collect();
+    assert_eq!(reasons, [SwitchReason::Joined, SwitchReason::Degraded]);
+    assert!(switches[1].text.contains("same encode") && world.silence == 0, "{}", switches[1].text);
 }

@@ -32,6 +32,9 @@ pub(crate) const SEED: u64 = 88_172_645_463_325_252;
 
 /// Of 1,000 datagrams so many are lost on an SRT path that is well, and on one that is not.
 const LOSS_PER_MILLE: u64 = 20;
+/// In microseconds, as FFmpeg wants it: four round trips and a little, as is recommended. With less a path loses packets by itself, and what
+/// it loses while the other one is down nobody has. With the delay of the line it stays within what copies may lie apart.
+const LATENCY_MICROS: u64 = 170_000;
 const BAD_LOSS_PER_MILLE: u64 = 300;
 
 /// Two paths of one encode: what they are, and by how many milliseconds one is longer than the other.
@@ -54,7 +57,8 @@ impl Way {
         match self {
             Self::Rtmp(cable) => ("flv", format!("rtmp://{}/live/{key}", cable.address)),
             Self::Srt(relay) => {
-                ("mpegts", format!("srt://{}?streamid=publish:show:{key}&pkt_size=1316", relay.address))
+                let query = format!("streamid=publish:show:{key}&pkt_size=1316&latency={LATENCY_MICROS}");
+                ("mpegts", format!("srt://{}?{query}", relay.address))
             }
         }
     }
@@ -91,7 +95,10 @@ async fn compared(source: Source, witness: Witness) -> (String, Comparison, Comp
     let seen = witness.seen().await;
     let (video, audio) = (Comparison::of(&made.video, &seen.video), Comparison::of(&made.audio, &seen.audio));
     if !video.is_whole() || !audio.is_whole() {
-        eprintln!("pictures: {video:?}, sound: {audio:?}"); // beside the table, for whoever looks for the reason
+        // Beside the table, for whoever looks for the reason.
+        eprintln!("pictures: {video:?}, sound: {audio:?}");
+        let leaps = [Comparison::leaps(&made.video, &seen.video), Comparison::leaps(&made.audio, &seen.audio)];
+        eprintln!("of pictures: {:?}, of sound: {:?}", leaps[0], leaps[1]);
     }
     let lost = |of: Comparison| of.missing + of.again + of.strange;
     let text = format!("{} of {} pictures, {} of {} frames of sound", lost(video), video.seen, lost(audio), audio.seen);
@@ -144,6 +151,9 @@ pub(crate) async fn two_paths(program: &Path, folder: &Path, rounds: usize, harm
         is_met: video.is_whole() && audio.is_whole() && felt.is_nothing() && breaks == 0,
         felt: Some(felt),
     };
+    if !row.is_met {
+        events.iter().for_each(|event| eprintln!("{} {} {}", event.utc_ms, event.kind, event.text));
+    }
     row.print()
 }
 
