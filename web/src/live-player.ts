@@ -83,6 +83,10 @@ export class LivePlayer {
   #brokenAt: number | null = null;
   #isWaitingForMedia = false;
   #calmSince = performance.now();
+  /** The viewer has paused: a stream that is loaded anew does not begin by itself. */
+  #isHeld = false;
+  #wantsCaptions = false;
+  readonly #listening = new AbortController();
   #destroyed = false;
 
   /** The key is for streams that are not open to everybody. */
@@ -92,12 +96,16 @@ export class LivePlayer {
     private key: string | null,
     private readonly onChange: (snapshot: Snapshot) => void,
   ) {
+    const { signal } = this.#listening;
+    video.addEventListener('pause', () => { this.#isHeld = !video.ended; }, { signal }); // not told where a load pauses it
+    video.addEventListener('play', () => { this.#isHeld = false; }, { signal });
     this.#timers.push(setInterval(() => this.#watch(), WATCH_MS));
     this.#load(); // most come while the stream runs: asking first would cost them a round trip
   }
 
   destroy(): void {
     this.#destroyed = true;
+    this.#listening.abort();
     this.#timers.forEach(clearInterval);
     if (this.#poll) clearTimeout(this.#poll);
     this.#hls?.destroy();
@@ -125,7 +133,9 @@ export class LivePlayer {
 
   toggleCaptions(): void {
     const track = this.#captions();
-    if (track) track.mode = track.mode === 'showing' ? 'hidden' : 'showing';
+    if (!track) return;
+    this.#wantsCaptions = track.mode !== 'showing';
+    track.mode = this.#wantsCaptions ? 'showing' : 'hidden';
   }
 
   /** Within the picture or beside it: the first that come. */
@@ -210,7 +220,8 @@ export class LivePlayer {
       const label = (height: number, bits: number): string => (height ? `${height}p` : `${Math.round(bits / 1000)} kbit/s`);
       this.#set({ levels: hls.levels.map((level, index) => ({ index, label: label(level.height, level.bitrate) })) });
       if (this.snapshot.level in hls.levels) hls.loadLevel = this.snapshot.level; // chosen before it was loaded anew
-      this.#play();
+      if (this.#isHeld) this.#set({ state: 'playing', latency: null, atLiveEdge: false });
+      else this.#play();
     });
     hls.on(Events.LEVEL_UPDATED, (_, data) => {
       if (!data.details.live) this.#ended = true;
@@ -314,7 +325,9 @@ export class LivePlayer {
       const atLiveEdge = latency === null || latency < target + 1.5;
       if (latency !== null && latency > target + BEHIND_MAX_SECONDS) this.toLiveEdge(); // too far to catch up by speed
       if (latency !== null && this.#hls) this.#pace(this.#hls, latency - target, now);
-      this.#set({ state: 'playing', latency, atLiveEdge, hasCaptions: this.#captions() !== undefined });
+      const captions = this.#captions();
+      if (captions && this.#wantsCaptions) captions.mode = 'showing'; // off again in a stream that was loaded anew
+      this.#set({ state: 'playing', latency, atLiveEdge, hasCaptions: captions !== undefined });
       return;
     }
     if (this.#brokenAt !== null && this.#hls && this.#goesOnBehind(this.#brokenAt, this.#hls)) {

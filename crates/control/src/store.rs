@@ -323,12 +323,12 @@ impl Store {
         Ok(u64::try_from(next).unwrap_or(0))
     }
 
-    /// Streams that have not ended, as far as is known, and when the last one that delivered was gone, in nanoseconds of UTC; nothing for
-    /// those whose media flowed until the server ended.
+    /// Streams that have not ended, as far as is known; whether it was told that they were lost; and when that was, or since when media
+    /// flowed otherwise, in nanoseconds of UTC.
     ///
     /// # Errors
     /// The database cannot be read.
-    pub async fn unended(&self) -> Result<Vec<(StreamName, Option<i64>)>, StoreError> {
+    pub async fn unended(&self) -> Result<Vec<(StreamName, bool, i64)>, StoreError> {
         let read = |connection: &Connection| {
             // The columns beside MAX are of the row that has it.
             let mut statement = connection.prepare(
@@ -341,9 +341,7 @@ impl Store {
         };
         let rows = self.write(read).await.map_err(|_| StoreError::Closed)??;
         let unended = rows.into_iter().filter(|(_, kind, _)| kind != "stream.ended");
-        Ok(unended
-            .filter_map(|(name, kind, nanos)| Some((name.parse().ok()?, (kind == "stream.lost").then_some(nanos))))
-            .collect())
+        Ok(unended.filter_map(|(name, kind, nanos)| Some((name.parse().ok()?, kind == "stream.lost", nanos))).collect())
     }
 
     /// All keys, by stream and age.

@@ -24,6 +24,8 @@ pub enum EventKind {
     LegRefused,
     /// The time of a leg had to be repaired.
     LegRepaired,
+    /// A leg carries the same encode as the program, too far ahead or behind for the one to fill what the other lacks.
+    LegApart,
     /// Another leg feeds the program.
     Switched,
     /// Two legs were found to carry the same encode: either may fail from now on without loss.
@@ -44,12 +46,13 @@ pub enum EventKind {
 
 impl EventKind {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::LegJoined,
         Self::LegLeft,
         Self::LegState,
         Self::LegRefused,
         Self::LegRepaired,
+        Self::LegApart,
         Self::Switched,
         Self::Merged,
         Self::Parted,
@@ -68,6 +71,7 @@ impl EventKind {
             Self::LegState => "leg.state",
             Self::LegRefused => "leg.refused",
             Self::LegRepaired => "leg.repaired",
+            Self::LegApart => "leg.apart",
             Self::Switched => "stream.switched",
             Self::Merged => "stream.merged",
             Self::Parted => "stream.parted",

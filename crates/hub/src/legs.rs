@@ -97,6 +97,14 @@ const FIRST_SILENCE: Duration = Duration::from_millis(1250);
 /// A leg that is silent for this many times the silence that makes it suspect is dead.
 const DEAD: u32 = 4;
 
+/// Whether a leg is too far from the program, which carries the same encode.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Apart {
+    Near,
+    Since(Instant),
+    Told,
+}
+
 #[derive(Debug)]
 pub(crate) struct LegRecord {
     pub(crate) id: u64,
@@ -121,6 +129,7 @@ pub(crate) struct LegRecord {
     pub(crate) weakness: Option<String>,
     /// When its stamps jumped last.
     pub(crate) broke_at: Option<Instant>,
+    pub(crate) apart: Apart,
     /// The part of its usual bits that its pictures have now.
     pub(crate) bits: f64,
     /// What is wrong with it when it is looked at and listened to.
@@ -156,6 +165,7 @@ impl LegRecord {
             standby: Standby::new(now),
             weakness: None,
             broke_at: None,
+            apart: Apart::Near,
             bits: 1.0,
             seen: None,
             newest: Newest::default(),

@@ -31,6 +31,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 pub use copies::CopyStats;
+use event::Draft;
 pub use event::{Event, EventKind, EventLog, SwitchReason};
 pub use leg::{AHEAD_MAX, Announcement, Leg};
 pub use legs::{LegRole, LegState, LegStatus};
@@ -92,6 +93,17 @@ pub enum MergeMode {
     Steady,
 }
 
+/// A stream that had not ended when the server before this one did.
+#[derive(Clone, Debug)]
+pub struct Outage {
+    /// Which.
+    pub stream: StreamName,
+    /// Until when media flowed, in nanoseconds of UTC.
+    pub utc_nanos: i64,
+    /// There is an event of it.
+    pub is_told: bool,
+}
+
 /// All streams of a process.
 #[derive(Debug)]
 pub struct Hub {
@@ -116,11 +128,15 @@ impl Hub {
         Self { events: Arc::new(EventLog::starting_at(number)), ..self }
     }
 
-    /// Streams that had not ended when the server before this one did, and until when media flowed, in nanoseconds of UTC: how long was
-    /// nothing is told when it flows again.
-    #[must_use]
-    pub fn with_outages(self, outages: HashMap<StreamName, i64>) -> Self {
-        Self { outages: Mutex::new(outages), ..self }
+    /// Goes on after a server that ended. What it lost and could not say is told, and how long nothing was when media flows again.
+    pub fn resume(&self, outages: Vec<Outage>) {
+        for Outage { stream, utc_nanos, is_told } in outages {
+            if !is_told {
+                let text = "the server ended; its last sign of life is of then";
+                self.events.add(utc_nanos, &stream, Draft::new(EventKind::Lost, None, text));
+            }
+            self.outages.lock().insert(stream, utc_nanos);
+        }
     }
 
     /// A stream that begins, or goes on after the server was away.

@@ -555,6 +555,7 @@ impl Stream {
         self.emitting(&mut shared, at, |shared| {
             self.note_health(shared, at);
             self.look_for_weak_copies(shared, at);
+            self.look_for_late_copies(shared, at);
             self.consider(shared, at);
             shared.program.release_all(at);
         });

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use crate::event::{Draft, EventKind, SwitchReason};
-use crate::legs::{LegRecord, LegState};
+use crate::legs::{Apart, LegRecord, LegState};
 use crate::program::{Arrival, Joined};
 use crate::stream::{Shared, Stream};
 
@@ -19,6 +19,9 @@ const SETTLE_TIME: Duration = Duration::from_millis(700);
 /// A copy is recognised within this time, also in silence (90 pictures): before, a weak leg gives way to nobody. What copies lack they fill
 /// in for each other; a cut would leave out what is on its way over the slower one.
 const LIKENESS_TIME: Duration = Duration::from_secs(4);
+
+/// Copies that have been too far apart for so long are told.
+const APART_TIME: Duration = Duration::from_secs(5);
 
 /// How the last leg that led was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,8 +238,11 @@ impl Stream {
         }
         let Some(shifts) = program.leader().and_then(|_| program.likeness(id, &leg.standby)) else { return };
         let lead = program.lead_of(shifts, &leg.standby);
-        if lead.saturating_sub(program.lag()) > self.config.merge_window {
-            return; // too far ahead: what it has kept is used when it is needed
+        let apart = Some(lead).filter(|lead| lead.saturating_sub(program.lag()) > self.config.merge_window);
+        let what = "ahead of the program: it stands by, and fills no holes. Raise that, or lower the latency of the other path";
+        self.note_apart(leg, at, apart, what);
+        if apart.is_some() {
+            return; // what it has kept is used when it is needed
         }
         if leg.weakness.is_some() && lead > self.config.merge_window / 2 {
             return; // what it lacks would come too late over the others
@@ -244,6 +250,35 @@ impl Stream {
         program.add_copy(at, id, &mut leg.standby, shifts);
         let text = format!("{} carries the same encode: either may fail without loss", leg.describe());
         self.tell(at, Draft::new(EventKind::Merged, Some(id), text));
+    }
+
+    /// Looks for copies that come too late to fill what the others lack.
+    pub(crate) fn look_for_late_copies(&self, shared: &mut Shared, at: Arrival) {
+        let Shared { program, legs, .. } = shared;
+        let late: Vec<u64> = program.laggards().collect();
+        for leg in legs {
+            let Some(figures) = program.copy_figures(leg.id) else { continue };
+            let apart = Some(figures.late).filter(|_| late.contains(&leg.id));
+            let what = "late: it goes on without loss when the others die, and fills none of their holes. Raise that, or lower its latency";
+            self.note_apart(leg, at, apart, what);
+        }
+    }
+
+    /// A leg that carries the same encode is so far from the program, or near enough: told where it goes on, once.
+    fn note_apart(&self, leg: &mut LegRecord, at: Arrival, apart: Option<Duration>, what: &str) {
+        let apart = match (leg.apart, apart) {
+            (Apart::Since(since), Some(apart)) if at.now.saturating_duration_since(since) >= APART_TIME => apart,
+            (Apart::Near, Some(_)) => return leg.apart = Apart::Since(at.now),
+            (Apart::Since(_), None) => return leg.apart = Apart::Near,
+            _ => return,
+        };
+        leg.apart = Apart::Told;
+        let (apart, window) = (apart.as_millis(), self.config.merge_window.as_millis());
+        let text = format!(
+            "{} carries the same encode {apart} ms (more than streams.merge_window_ms, {window}) {what}",
+            leg.describe()
+        );
+        self.tell(at, Draft::new(EventKind::LegApart, Some(leg.id), text));
     }
 
     /// A leg brings something else than the others that were its copies.

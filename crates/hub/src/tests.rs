@@ -14,8 +14,8 @@ use bytes::Bytes;
 use media::{AudioCodec, TrackKind, VideoCodec};
 
 use crate::{
-    Announcement, Arrival, EventKind, Hub, HubConfig, Item, Leg, LegRole, MergeMode, Publisher, SecondPublisher,
-    StreamState, Subscriber, SwitchReason,
+    Announcement, Arrival, EventKind, Hub, HubConfig, Item, Leg, LegRole, MergeMode, Outage, Publisher,
+    SecondPublisher, StreamState, Subscriber, SwitchReason,
 };
 
 const MILLI: i64 = 1_000_000;

@@ -264,14 +264,14 @@ impl Server {
         let (draining, stopped, tracker) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let mut registry = Registry::with_prefix("throughline");
         let metrics = Metrics::register(&mut registry);
-        let hub = Hub::new(config.hub).with_events_from(store.next_event().await?);
-        let hub = Arc::new(hub.with_outages(outages(&store, &config.state).await?));
+        let hub = Arc::new(Hub::new(config.hub).with_events_from(store.next_event().await?));
         let doors = doors(&store);
         let authorize = Arc::clone(&doors.play);
         let gateway = Gateway::new(Arc::clone(&hub), doors, config.rtmp_connections, metrics.clone(), draining.clone())
             .with_programs(config.programs);
         let (eras, streams, shutdown) = (Arc::new(Eras(Arc::clone(&store))), Arc::clone(&hub), draining.clone());
         let (follower, told) = (EventFollower::new(&hub, &store, metrics.clone()), metrics.clone());
+        hub.resume(outages(&store, &config.state).await?);
         let surroundings = Surroundings { hub: streams, eras, authorize, metrics, shutdown };
         let delivery = Delivery::new(config.delivery, surroundings);
         registry.register_collector(Box::new(StreamMetrics::new(Arc::clone(&hub), delivery.clone())));
@@ -520,11 +520,13 @@ async fn run_clock(hub: Arc<Hub>, alive: PathBuf, shutdown: CancellationToken) {
     }
 }
 
-/// Until when which streams flowed that had not ended.
-async fn outages(store: &Store, state: &Path) -> anyhow::Result<HashMap<StreamName, i64>> {
+/// What the server before this one lost by ending, and what it had lost before.
+async fn outages(store: &Store, state: &Path) -> anyhow::Result<Vec<hub::Outage>> {
     let alive = std::fs::read_to_string(state.join(ALIVE)).ok().and_then(|text| text.trim().parse::<i64>().ok());
     let unended = store.unended().await?.into_iter();
-    Ok(unended.filter_map(|(name, lost)| Some((name, lost.or(alive)?))).collect())
+    let since = |is_told, nanos| if is_told { nanos } else { alive.map_or(nanos, |alive| alive.max(nanos)) };
+    let outage = |(stream, is_told, nanos)| hub::Outage { stream, utc_nanos: since(is_told, nanos), is_told };
+    Ok(unended.map(outage).collect())
 }
 
 /// Written whole or not at all, so that who waits for it never reads half.

@@ -35,7 +35,7 @@ pub struct EventView {
     pub utc_ms: i64,
     /// Whose.
     pub stream: String,
-    /// `leg.joined`, `leg.left`, `leg.state`, `leg.refused`, `leg.repaired`, `slate.missing`, `stream.switched`, `stream.merged`, `stream.parted`, `stream.live`,
+    /// `leg.joined`, `leg.left`, `leg.state`, `leg.refused`, `leg.repaired`, `leg.apart`, `slate.missing`, `stream.switched`, `stream.merged`, `stream.parted`, `stream.live`,
     /// `stream.lost`, `stream.ended`, `operator`.
     pub kind: String,
     /// The leg it is about, where it is about one.

@@ -171,12 +171,15 @@ fn an_encoder_that_sends_a_picture_every_three_seconds_is_not_put_out_between_tw
 fn how_long_the_server_was_away_is_told_once() {
     let mut world = World::new(HubConfig::default());
     let since = UTC - 2_500 * MILLI;
-    world.hub = Hub::new(HubConfig::default()).with_outages(HashMap::from([(name(), since)]));
+    world.hub.resume(vec![Outage { stream: name(), utc_nanos: since, is_told: false }]);
     let paths = [path(1, 0, 0, true)];
     let mut acts = carry(0, &paths[0], 0, 4 * SECOND);
     acts.retain(|(_, _, act)| !matches!(act, Act::Bring(made) if (SECOND..7 * SECOND / 2).contains(&made.nanos())));
     let _legs = play(&mut world, &paths, &[("a", 0)], acts, 4 * SECOND);
     let events = world.hub.events().since(0, 100);
+    let lost: Vec<_> =
+        events.iter().filter(|event| event.kind == EventKind::Lost).map(|event| event.utc_nanos).collect();
+    assert_eq!((lost.len(), lost[0]), (2, since), "the server, and the source later");
     let live: Vec<_> = events.iter().filter(|event| event.kind == EventKind::Live).collect();
     let [first, second] = live.as_slice() else { panic!("{live:?}") };
     assert!(first.text.contains("the server was away") && first.gap == Some(Duration::from_millis(2500)), "{first:?}");

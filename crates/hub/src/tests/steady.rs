@@ -101,3 +101,28 @@ fn sound_without_a_picture_is_merged_too_and_either_copy_may_die() {
         assert!(events.iter().any(|event| event.kind == EventKind::Merged), "{events:?}");
     }
 }
+
+#[test]
+fn copies_that_are_too_far_apart_to_help_each_other_are_told_once() {
+    let told = |slow: u64| {
+        let mut world = World::new(HubConfig::default());
+        let fast = path(1, 0, 10, true);
+        let paths = [fast, path(1, 777_000, slow, false), fast];
+        let mut acts = carry(0, &paths[0], 0, 12 * SECOND);
+        acts.push((12 * SECOND, 0, Act::Leave));
+        acts.extend(carry(1, &paths[1], 0, 30 * SECOND));
+        acts.extend(carry(2, &paths[2], 14 * SECOND, 30 * SECOND));
+        let _legs = play(&mut world, &paths, &[("a", 0); 3], acts, 29 * SECOND);
+        world.check();
+        assert_eq!(world.missing(1), [0, 0]);
+        let events = world.hub.events().since(0, 100).into_iter();
+        let apart =
+            events.filter(|event| event.kind == EventKind::LegApart).map(|event| (event.leg, event.text.clone()));
+        apart.collect::<Vec<_>>()
+    };
+    assert_eq!(told(150), []);
+    let [(late, behind), (early, ahead)] = &told(450)[..] else { panic!("{:?}", told(450)) };
+    assert_eq!((*late, *early), (Some(1), Some(2)));
+    assert!(behind.contains("440 ms") && behind.contains("late"), "{behind}");
+    assert!(ahead.contains("ahead of the program") && ahead.contains("merge_window_ms, 200"), "{ahead}");
+}

@@ -279,6 +279,16 @@ async fn events_are_followed_live_and_kept_over_a_restart() {
     assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
     let wrong = http::get(rig.addresses.ops.expect("listens"), "/api/v1/events").await;
     assert_eq!(wrong.status, 401, "without the token nobody sees them");
+
+    // Another server goes on with what this one would leave if it were killed now; the encoder does not come to it.
+    let mut next = rig.beside().await;
+    let lost = events(&next, "stream.lost").await;
+    assert_eq!((lost.len(), &lost[0]), (2, &before[0]));
+    let (text, live) = (lost[1]["text"].as_str().unwrap_or_default(), &events(&rig, "stream.live").await[1]);
+    assert!(text.contains("sign of life") && lost[1]["utc_ms"].as_i64() >= live["utc_ms"].as_i64(), "{lost:?}, {live}");
+    next.stop().await;
+    next.start_again().await;
+    assert_eq!(events(&next, "stream.lost").await, lost, "told once");
 }
 
 /// What the leg that leads comes by.

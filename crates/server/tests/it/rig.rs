@@ -60,14 +60,15 @@ impl Rig {
         Self { server: Some(server), addresses, state, _folder: folder, _turn: turn }
     }
 
-    /// A second server beside this one that knows the same keys.
+    /// A second server beside this one that knows what this one has written: keys, events.
     pub(crate) async fn beside(&self) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let state = folder.path().join("state");
         std::fs::create_dir(&state).expect("a folder");
         for entry in std::fs::read_dir(&self.state).expect("is there").flatten() {
             let name = entry.file_name();
-            if name.to_string_lossy().contains(".db") || name.to_string_lossy().contains("sqlite") {
+            let is_kept = |part: &&str| name.to_string_lossy().contains(*part);
+            if [".db", "sqlite", "alive"].iter().any(is_kept) {
                 std::fs::copy(entry.path(), state.join(name)).expect("copied");
             }
         }
