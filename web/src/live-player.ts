@@ -83,9 +83,13 @@ export class LivePlayer {
   #brokenAt: number | null = null;
   #isWaitingForMedia = false;
   #calmSince = performance.now();
+  /** There was progress since the stream was loaded. */
+  #isRunning = false;
   /** The viewer has paused: a stream that is loaded anew does not begin by itself. */
   #isHeld = false;
   #wantsCaptions = false;
+  /** They are off in a stream that was loaded anew. */
+  #owesCaptions = false;
   readonly #listening = new AbortController();
   #destroyed = false;
 
@@ -96,9 +100,7 @@ export class LivePlayer {
     private key: string | null,
     private readonly onChange: (snapshot: Snapshot) => void,
   ) {
-    const { signal } = this.#listening;
-    video.addEventListener('pause', () => { this.#isHeld = !video.ended; }, { signal }); // not told where a load pauses it
-    video.addEventListener('play', () => { this.#isHeld = false; }, { signal });
+    video.addEventListener('play', () => { this.#isHeld = false; }, { signal: this.#listening.signal });
     this.#timers.push(setInterval(() => this.#watch(), WATCH_MS));
     this.#load(); // most come while the stream runs: asking first would cost them a round trip
   }
@@ -114,6 +116,7 @@ export class LivePlayer {
   /** Tries a key. */
   unlock(key: string): void {
     this.key = key;
+    this.#isHeld = false;
     if (this.#poll) clearTimeout(this.#poll);
     this.#poll = null;
     this.#set({ state: 'connecting' });
@@ -123,6 +126,12 @@ export class LivePlayer {
   setLevel(index: number): void {
     if (this.#hls) this.#hls.nextLevel = index;
     this.#set({ level: index });
+  }
+
+  /** As the viewer wants; browsers pause too, where they give up or a page is hidden. */
+  pause(): void {
+    this.#isHeld = this.#isRunning;
+    this.video.pause();
   }
 
   toLiveEdge(): void {
@@ -192,6 +201,8 @@ export class LivePlayer {
 
   #load(): void {
     this.#ended = false;
+    this.#isRunning = false;
+    this.#owesCaptions = this.#wantsCaptions;
     this.#brokenAt = null;
     this.#lastProgress = performance.now();
     this.#hls?.destroy();
@@ -220,8 +231,7 @@ export class LivePlayer {
       const label = (height: number, bits: number): string => (height ? `${height}p` : `${Math.round(bits / 1000)} kbit/s`);
       this.#set({ levels: hls.levels.map((level, index) => ({ index, label: label(level.height, level.bitrate) })) });
       if (this.snapshot.level in hls.levels) hls.loadLevel = this.snapshot.level; // chosen before it was loaded anew
-      if (this.#isHeld) this.#set({ state: 'playing', latency: null, atLiveEdge: false });
-      else this.#play();
+      this.#begin();
     });
     hls.on(Events.LEVEL_UPDATED, (_, data) => {
       if (!data.details.live) this.#ended = true;
@@ -240,7 +250,12 @@ export class LivePlayer {
     this.video.src = this.key ? `${this.url}?key=${encodeURIComponent(this.key)}` : this.url;
     this.video.addEventListener('error', () => this.#restart(), { once: true });
     this.video.addEventListener('ended', () => { this.#ended = true; }, { once: true });
-    this.#play();
+    this.#begin();
+  }
+
+  #begin(): void {
+    if (this.#isHeld) this.#set({ state: 'playing', latency: null, atLiveEdge: false });
+    else this.#play();
   }
 
   /** Plays; without sound where the browser forbids it before a tap. */
@@ -251,7 +266,7 @@ export class LivePlayer {
         this.video.muted = true;
         void this.video.play().catch(() => {});
       } else if (error.name === 'AbortError') {
-        setTimeout(() => { if (!this.#destroyed && this.video.paused) this.#play(); }, 200); // a load came in between
+        setTimeout(() => { if (!this.#destroyed && this.video.paused && !this.#isHeld) this.#play(); }, 200); // a load came in between
       }
     });
   }
@@ -318,6 +333,7 @@ export class LivePlayer {
     this.#lastTime = time; // a reload begins at zero: no progress
     if (advanced) {
       this.#played = true;
+      this.#isRunning = true;
       this.#isWaitingForMedia = false;
       this.#lastProgress = now;
       const latency = this.#hls?.latency || null;
@@ -326,7 +342,10 @@ export class LivePlayer {
       if (latency !== null && latency > target + BEHIND_MAX_SECONDS) this.toLiveEdge(); // too far to catch up by speed
       if (latency !== null && this.#hls) this.#pace(this.#hls, latency - target, now);
       const captions = this.#captions();
-      if (captions && this.#wantsCaptions) captions.mode = 'showing'; // off again in a stream that was loaded anew
+      if (captions && this.#owesCaptions) {
+        captions.mode = 'showing';
+        this.#owesCaptions = false;
+      }
       this.#set({ state: 'playing', latency, atLiveEdge, hasCaptions: captions !== undefined });
       return;
     }
@@ -345,6 +364,7 @@ export class LivePlayer {
       this.toLiveEdge(); // numbers jump when a server was started again, and hls.js takes it that as many segments were missed
     }
     if (this.#ended && this.#played && stalled > STALL_SHOWN_MS) {
+      this.#isHeld = false; // the next broadcast begins by itself, as is said
       this.#set({ state: 'ended', latency: null });
       if (!this.#poll) this.#poll = setTimeout(() => void this.#probe(), POLL_MS);
     } else if (this.#played && details?.live && stalled > STALL_SHOWN_MS && stalled < GAP_RELOAD_MS && this.#endsInGap(details)) {

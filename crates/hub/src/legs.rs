@@ -101,7 +101,11 @@ const DEAD: u32 = 4;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Apart {
     Near,
-    Since(Instant),
+    /// Seen so first, and last.
+    Since {
+        first: Instant,
+        last: Instant,
+    },
     Told,
 }
 

@@ -418,7 +418,8 @@ impl Program {
 
     /// A copy came before any other.
     fn on_first(&mut self, index: usize, track: TrackKind) {
-        if let Some(feed) = self.feeds.get_mut(index).filter(|_| track == TrackKind::Video) {
+        let tells = track == TrackKind::Video || self.tracks.video.is_none();
+        if let Some(feed) = self.feeds.get_mut(index).filter(|_| tells) {
             feed.firsts = feed.firsts.saturating_add(1);
         }
     }
@@ -659,6 +660,13 @@ impl Program {
     /// How far a leg that is a copy is ahead of the program.
     pub(crate) fn lead_of(&self, shifts: Shifts, standby: &Standby) -> Duration {
         Duration::from_nanos(u64::try_from(self.lead_nanos(shifts, standby)).unwrap_or(0))
+    }
+
+    /// How far ahead a copy may be where holes wait for so long: its newest picture is by up to an interval further than what it has over
+    /// the others.
+    pub(crate) fn reach(&self, window: Duration) -> Duration {
+        let interval = Timescale::VIDEO.nanos(self.interval(TrackKind::Video));
+        window.max(Duration::from_nanos(u64::try_from(interval).unwrap_or(0)) * 5 / 4)
     }
 
     fn lead_nanos(&self, shifts: Shifts, standby: &Standby) -> i64 {

@@ -238,10 +238,9 @@ impl Stream {
         }
         let Some(shifts) = program.leader().and_then(|_| program.likeness(id, &leg.standby)) else { return };
         let lead = program.lead_of(shifts, &leg.standby);
-        let apart = Some(lead).filter(|lead| lead.saturating_sub(program.lag()) > self.config.merge_window);
-        let what = "ahead of the program: it stands by, and fills no holes. Raise that, or lower the latency of the other path";
-        self.note_apart(leg, at, apart, what);
-        if apart.is_some() {
+        if lead.saturating_sub(program.lag()) > program.reach(self.config.merge_window) {
+            let what = "ahead of the program: it stands by, and fills no holes. Raise that, or lower the latency of the other path";
+            self.note_apart(leg, at, lead, what);
             return; // what it has kept is used when it is needed
         }
         if leg.weakness.is_some() && lead > self.config.merge_window / 2 {
@@ -255,23 +254,25 @@ impl Stream {
     /// Looks for copies that come too late to fill what the others lack.
     pub(crate) fn look_for_late_copies(&self, shared: &mut Shared, at: Arrival) {
         let Shared { program, legs, .. } = shared;
-        let late: Vec<u64> = program.laggards().collect();
-        for leg in legs {
+        let (late, suspect_after): (Vec<u64>, _) = (program.laggards().collect(), self.suspect_after());
+        for leg in legs.iter_mut().filter(|leg| late.contains(&leg.id) && leg.delivers(at.now, suspect_after)) {
             let Some(figures) = program.copy_figures(leg.id) else { continue };
-            let apart = Some(figures.late).filter(|_| late.contains(&leg.id));
-            let what = "late: it goes on without loss when the others die, and fills none of their holes. Raise that, or lower its latency";
-            self.note_apart(leg, at, apart, what);
+            let what = "late: when the others die it goes on, that much later, and it fills none of their holes. Raise that, or lower its latency";
+            self.note_apart(leg, at, figures.late, what);
         }
     }
 
-    /// A leg that carries the same encode is so far from the program, or near enough: told where it goes on, once.
-    fn note_apart(&self, leg: &mut LegRecord, at: Arrival, apart: Option<Duration>, what: &str) {
-        let apart = match (leg.apart, apart) {
-            (Apart::Since(since), Some(apart)) if at.now.saturating_duration_since(since) >= APART_TIME => apart,
-            (Apart::Near, Some(_)) => return leg.apart = Apart::Since(at.now),
-            (Apart::Since(_), None) => return leg.apart = Apart::Near,
-            _ => return,
+    /// A leg that carries the same encode is so far from the program: told where it goes on, once.
+    fn note_apart(&self, leg: &mut LegRecord, at: Arrival, apart: Duration, what: &str) {
+        let first = match leg.apart {
+            Apart::Told => return,
+            Apart::Since { first, last } if at.now.saturating_duration_since(last) < APART_TIME / 2 => first,
+            Apart::Since { .. } | Apart::Near => at.now,
         };
+        if at.now.saturating_duration_since(first) < APART_TIME {
+            leg.apart = Apart::Since { first, last: at.now };
+            return;
+        }
         leg.apart = Apart::Told;
         let (apart, window) = (apart.as_millis(), self.config.merge_window.as_millis());
         let text = format!(

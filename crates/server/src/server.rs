@@ -33,7 +33,7 @@ use crate::local::SOCKET;
 use crate::passed_sockets::PassedSockets;
 use crate::stream_metrics::StreamMetrics;
 use crate::tls::Certificate;
-use crate::webhooks;
+use crate::webhooks::{self, Webhook};
 
 /// How often the hub looks at its clocks.
 const HUB_TICK: Duration = Duration::from_millis(50);
@@ -270,7 +270,8 @@ impl Server {
         let gateway = Gateway::new(Arc::clone(&hub), doors, config.rtmp_connections, metrics.clone(), draining.clone())
             .with_programs(config.programs);
         let (eras, streams, shutdown) = (Arc::new(Eras(Arc::clone(&store))), Arc::clone(&hub), draining.clone());
-        let (follower, told) = (EventFollower::new(&hub, &store, metrics.clone()), metrics.clone());
+        let follower = EventFollower::new(&hub, &store, metrics.clone());
+        let webhooks = webhooks(config.webhooks, &hub, &metrics, &stopped);
         hub.resume(outages(&store, &config.state).await?);
         let surroundings = Surroundings { hub: streams, eras, authorize, metrics, shutdown };
         let delivery = Delivery::new(config.delivery, surroundings);
@@ -296,9 +297,7 @@ impl Server {
         let ready = Arc::new(AtomicBool::new(true));
         let events_kept = follower.kept();
         tracker.spawn(follower.run(stopped.clone()));
-        for webhook in config.webhooks {
-            tracker.spawn(webhooks::tell(webhook, Arc::clone(hub.events()), told.clone(), stopped.clone()));
-        }
+        webhooks.into_iter().for_each(|webhook| drop(tracker.spawn(webhook)));
         let (drain, drain_wanted) = watch::channel(None);
         let api = make_api(&hub, (&store, events_kept), registry, &delivery, &ready, (&tracker, &stopped, drain));
         serve_operations(api, ops, &config.state, &stopped, &tracker)?;
@@ -498,7 +497,8 @@ fn arrival() -> Arrival {
 /// Lets the hub look at its clocks, and leaves the time, so that a server that is killed can be told from when on it was away.
 async fn run_clock(hub: Arc<Hub>, alive: PathBuf, shutdown: CancellationToken) {
     let mut ticks = tokio::time::interval(HUB_TICK);
-    let mut signs = tokio::time::interval(SIGN_OF_LIFE);
+    let first = tokio::time::Instant::now() + SIGN_OF_LIFE; // what the last one told is kept by then
+    let mut signs = tokio::time::interval_at(first, SIGN_OF_LIFE);
     let mut writing: Option<JoinHandle<()>> = None;
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     signs.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -520,13 +520,26 @@ async fn run_clock(hub: Arc<Hub>, alive: PathBuf, shutdown: CancellationToken) {
     }
 }
 
+/// They tell what happens from here on.
+fn webhooks(
+    webhooks: Vec<Webhook>,
+    hub: &Hub,
+    metrics: &Metrics,
+    stopped: &CancellationToken,
+) -> Vec<impl Future<Output = ()> + use<>> {
+    let tell = |webhook| webhooks::tell(webhook, Arc::clone(hub.events()), metrics.clone(), stopped.clone());
+    webhooks.into_iter().map(tell).collect()
+}
+
 /// What the server before this one lost by ending, and what it had lost before.
 async fn outages(store: &Store, state: &Path) -> anyhow::Result<Vec<hub::Outage>> {
     let alive = std::fs::read_to_string(state.join(ALIVE)).ok().and_then(|text| text.trim().parse::<i64>().ok());
     let unended = store.unended().await?.into_iter();
-    let since = |is_told, nanos| if is_told { nanos } else { alive.map_or(nanos, |alive| alive.max(nanos)) };
-    let outage = |(stream, is_told, nanos)| hub::Outage { stream, utc_nanos: since(is_told, nanos), is_told };
-    Ok(unended.map(outage).collect())
+    let outage = |(stream, is_told, nanos): (_, _, i64)| {
+        let utc_nanos = if is_told { nanos } else { alive?.max(nanos) };
+        Some(hub::Outage { stream, utc_nanos, is_told })
+    };
+    Ok(unended.filter_map(outage).collect())
 }
 
 /// Written whole or not at all, so that who waits for it never reads half.

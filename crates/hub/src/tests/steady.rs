@@ -126,3 +126,17 @@ fn copies_that_are_too_far_apart_to_help_each_other_are_told_once() {
     assert!(behind.contains("440 ms") && behind.contains("late"), "{behind}");
     assert!(ahead.contains("ahead of the program") && ahead.contains("merge_window_ms, 200"), "{ahead}");
 }
+
+#[test]
+fn a_copy_with_a_picture_a_second_is_merged_though_its_newest_is_a_second_ahead() {
+    let mut world = World::new(HubConfig::default());
+    let paths = [path(1, 0, 40, true), path(1, 777_000, 10, false)];
+    let mut acts = carry(0, &paths[0], 0, 40 * SECOND);
+    acts.extend(carry(1, &paths[1], 3 * SECOND, 40 * SECOND));
+    acts.retain(|(.., act)| !matches!(act, Act::Bring(made) if made.track == 0 && made.number % RATE != 0));
+    let _legs = play(&mut world, &paths, &[("a", 0), ("a", 0)], acts, 39 * SECOND);
+    world.check();
+    let kinds: Vec<_> = world.hub.events().since(0, 100).iter().map(|event| (event.kind, event.leg)).collect();
+    assert!(kinds.contains(&(EventKind::Merged, Some(1))), "{kinds:?}");
+    assert!(kinds.iter().all(|(kind, _)| *kind != EventKind::LegApart), "{kinds:?}");
+}

@@ -281,6 +281,7 @@ async fn events_are_followed_live_and_kept_over_a_restart() {
     assert_eq!(wrong.status, 401, "without the token nobody sees them");
 
     // Another server goes on with what this one would leave if it were killed now; the encoder does not come to it.
+    seconds(1.5).await; // there is a sign of life each second
     let mut next = rig.beside().await;
     let lost = events(&next, "stream.lost").await;
     assert_eq!((lost.len(), &lost[0]), (2, &before[0]));

@@ -67,8 +67,8 @@ impl Rig {
         std::fs::create_dir(&state).expect("a folder");
         for entry in std::fs::read_dir(&self.state).expect("is there").flatten() {
             let name = entry.file_name();
-            let is_kept = |part: &&str| name.to_string_lossy().contains(*part);
-            if [".db", "sqlite", "alive"].iter().any(is_kept) {
+            let is_database = name.to_string_lossy().contains(".db") || name.to_string_lossy().contains("sqlite");
+            if is_database || name == "alive" {
                 std::fs::copy(entry.path(), state.join(name)).expect("copied");
             }
         }
