@@ -119,7 +119,7 @@ pub fn parse_video(body: &Bytes, mut on_packet: impl FnMut(Packet<VideoCodec>)) 
             _ => return Err(unsupported(four_cc)),
         };
         let content = match packet_type {
-            SEQUENCE_START => Content::Config(body.0),
+            SEQUENCE_START => config(body.0),
             CODED_FRAMES | CODED_FRAMES_X => {
                 // spec: Enhanced RTMP v2: only avc1 and hvc1 carry a composition time, and CodedFramesX leaves it out
                 let has_offset = packet_type == CODED_FRAMES && matches!(codec, VideoCodec::Avc | VideoCodec::Hevc);
@@ -133,6 +133,11 @@ pub fn parse_video(body: &Bytes, mut on_packet: impl FnMut(Packet<VideoCodec>)) 
     })
 }
 
+/// FFmpeg announces sound that it copies from a transport stream with an empty record; the true one follows before the first unit.
+fn config(record: Bytes) -> Content {
+    if record.is_empty() { Content::Ignored } else { Content::Config(record) }
+}
+
 /// spec: FLV 10.1 §E.4.3; codec 12 is what encoders used for H.265 before Enhanced RTMP
 fn legacy_video(codec_id: u8, is_key: bool, mut reader: Reader) -> Result<Packet<VideoCodec>, Error> {
     let codec = match codec_id {
@@ -143,7 +148,7 @@ fn legacy_video(codec_id: u8, is_key: bool, mut reader: Reader) -> Result<Packet
     let packet_type = reader.u8()?;
     let composition_offset_ms = reader.i24()?;
     let content = match packet_type {
-        0 => Content::Config(reader.0),
+        0 => config(reader.0),
         1 => Content::Unit { is_key, composition_offset_ms, data: reader.0 },
         _ => Content::Ignored,
     };
@@ -162,7 +167,7 @@ pub fn parse_audio(body: &Bytes, mut on_packet: impl FnMut(Packet<AudioCodec>)) 
         10 => {
             // spec: FLV 10.1 §E.4.2.1
             let content = match reader.u8()? {
-                0 => Content::Config(reader.0),
+                0 => config(reader.0),
                 _ => Content::Unit { is_key: true, composition_offset_ms: 0, data: reader.0 },
             };
             on_packet(Packet { codec: AudioCodec::Aac, track_id: 0, nano_offset: 0, content });
@@ -179,7 +184,7 @@ pub fn parse_audio(body: &Bytes, mut on_packet: impl FnMut(Packet<AudioCodec>)) 
             _ => return Err(unsupported(four_cc)),
         };
         let content = match packet_type {
-            SEQUENCE_START => Content::Config(body.0),
+            SEQUENCE_START => config(body.0),
             CODED_FRAMES => Content::Unit { is_key: true, composition_offset_ms: 0, data: body.0 },
             _ => Content::Ignored,
         };
@@ -408,6 +413,14 @@ mod tests {
         for end in 0..5 {
             assert!(parse_video(&Bytes::copy_from_slice(&b"\x91hvc1"[..end]), |_| {}).is_err());
         }
+    }
+
+    #[test]
+    fn an_empty_record_is_not_the_configuration_yet() {
+        assert_eq!(video(&[0x17, 0, 0, 0, 0]).expect("valid")[0].content, Content::Ignored);
+        let mut sound = Vec::new();
+        parse_audio(&Bytes::from_static(&[0xaf, 0]), |packet| sound.push(packet.content)).expect("valid");
+        assert_eq!(sound, [Content::Ignored]);
     }
 
     #[test]

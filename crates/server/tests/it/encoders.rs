@@ -172,6 +172,20 @@ async fn rtmps_is_rtmp_over_tls() {
     assert_eq!(rig.api("/api/v1/streams/show").await["publisher"]["protocol"], "rtmps");
 }
 
+/// FFmpeg does not know the sound yet when it announces it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ffmpeg_copies_from_a_transport_stream_arrives() {
+    let rig = Rig::start().await;
+    let clip = rig.state.join("clip.ts");
+    let clip = clip.to_str().expect("a plain path");
+    let encoder = Encoder { seconds: 20, is_paced: false, muxer: "-f mpegts", ..Encoder::with_b_frames() };
+    assert!(encoder.publish(clip).finish().await.0, "made");
+    let url = rig.publish_url("show").await;
+    let arguments = ["-nostdin", "-loglevel", "error", "-re", "-i", clip, "-c", "copy", "-f", "flv", &url];
+    let _encoder = Program::start(Ffmpeg::Debian.path(), arguments);
+    check_media(&rig, "show", &[("video", "h264,640,360"), ("audio", "aac,48000")]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn gstreamer_publishes() {
     assert!(is_there("/usr/bin/gst-launch-1.0"), "installed by 'cargo xtask setup test'");
