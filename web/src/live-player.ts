@@ -100,7 +100,9 @@ export class LivePlayer {
     private key: string | null,
     private readonly onChange: (snapshot: Snapshot) => void,
   ) {
-    video.addEventListener('play', () => { this.#isHeld = false; }, { signal: this.#listening.signal });
+    const { signal } = this.#listening;
+    video.addEventListener('play', () => { if (!video.paused) this.#isHeld = false; }, { signal });
+    video.addEventListener('playing', () => { this.#played = this.#isRunning = true; }, { signal });
     this.#timers.push(setInterval(() => this.#watch(), WATCH_MS));
     this.#load(); // most come while the stream runs: asking first would cost them a round trip
   }
@@ -144,6 +146,7 @@ export class LivePlayer {
     const track = this.#captions();
     if (!track) return;
     this.#wantsCaptions = track.mode !== 'showing';
+    this.#owesCaptions = false;
     track.mode = this.#wantsCaptions ? 'showing' : 'hidden';
   }
 
@@ -355,7 +358,7 @@ export class LivePlayer {
     }
     if (this.video.paused && this.#played && !this.#ended && this.#brokenAt === null) {
       this.#lastProgress = now;
-      if (this.snapshot.state === 'playing') this.#set({ atLiveEdge: false });
+      if (!this.#poll) this.#set({ state: 'playing', latency: null, atLiveEdge: false }); // it was perhaps told to come back by itself
       return;
     }
     const stalled = now - this.#lastProgress;

@@ -119,7 +119,7 @@ pub fn parse_video(body: &Bytes, mut on_packet: impl FnMut(Packet<VideoCodec>)) 
             _ => return Err(unsupported(four_cc)),
         };
         let content = match packet_type {
-            SEQUENCE_START => config(body.0),
+            SEQUENCE_START => Content::Config(body.0),
             CODED_FRAMES | CODED_FRAMES_X => {
                 // spec: Enhanced RTMP v2: only avc1 and hvc1 carry a composition time, and CodedFramesX leaves it out
                 let has_offset = packet_type == CODED_FRAMES && matches!(codec, VideoCodec::Avc | VideoCodec::Hevc);
@@ -133,11 +133,6 @@ pub fn parse_video(body: &Bytes, mut on_packet: impl FnMut(Packet<VideoCodec>)) 
     })
 }
 
-/// FFmpeg announces sound that it copies from a transport stream with an empty record; the true one follows before the first unit.
-fn config(record: Bytes) -> Content {
-    if record.is_empty() { Content::Ignored } else { Content::Config(record) }
-}
-
 /// spec: FLV 10.1 §E.4.3; codec 12 is what encoders used for H.265 before Enhanced RTMP
 fn legacy_video(codec_id: u8, is_key: bool, mut reader: Reader) -> Result<Packet<VideoCodec>, Error> {
     let codec = match codec_id {
@@ -148,7 +143,7 @@ fn legacy_video(codec_id: u8, is_key: bool, mut reader: Reader) -> Result<Packet
     let packet_type = reader.u8()?;
     let composition_offset_ms = reader.i24()?;
     let content = match packet_type {
-        0 => config(reader.0),
+        0 => Content::Config(reader.0),
         1 => Content::Unit { is_key, composition_offset_ms, data: reader.0 },
         _ => Content::Ignored,
     };
@@ -191,6 +186,11 @@ pub fn parse_audio(body: &Bytes, mut on_packet: impl FnMut(Packet<AudioCodec>)) 
         on_packet(Packet { codec, track_id, nano_offset, content });
         Ok(())
     })
+}
+
+/// FFmpeg announces sound that it copies from a transport stream with an empty record; the true one follows before the first unit.
+fn config(record: Bytes) -> Content {
+    if record.is_empty() { Content::Ignored } else { Content::Config(record) }
 }
 
 /// spec: FLV 10.1 §E.4.2.1, `SoundFormat`
@@ -416,8 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_record_is_not_the_configuration_yet() {
-        assert_eq!(video(&[0x17, 0, 0, 0, 0]).expect("valid")[0].content, Content::Ignored);
+    fn an_empty_record_is_not_the_configuration_of_the_sound_yet() {
         let mut sound = Vec::new();
         parse_audio(&Bytes::from_static(&[0xaf, 0]), |packet| sound.push(packet.content)).expect("valid");
         assert_eq!(sound, [Content::Ignored]);

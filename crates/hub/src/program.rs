@@ -662,11 +662,12 @@ impl Program {
         Duration::from_nanos(u64::try_from(self.lead_nanos(shifts, standby)).unwrap_or(0))
     }
 
-    /// How far ahead a copy may be where holes wait for so long: its newest picture is by up to an interval further than what it has over
-    /// the others.
-    pub(crate) fn reach(&self, window: Duration) -> Duration {
-        let interval = Timescale::VIDEO.nanos(self.interval(TrackKind::Video));
-        window.max(Duration::from_nanos(u64::try_from(interval).unwrap_or(0)) * 5 / 4)
+    /// How far ahead a copy may be where holes wait for so long. Where a picture is the newest of what it has, the program has only not come
+    /// to it: that picture is up to an interval further.
+    pub(crate) fn reach(&self, window: Duration, standby: &Standby) -> Duration {
+        let is_picture = |(_, incoming): &(Arrival, Incoming)| incoming.unit.track == TrackKind::Video;
+        let interval = if standby.units.back().is_some_and(is_picture) { self.interval(TrackKind::Video) } else { 0 };
+        window.max(Duration::from_nanos(u64::try_from(Timescale::VIDEO.nanos(interval)).unwrap_or(0)) * 5 / 4)
     }
 
     fn lead_nanos(&self, shifts: Shifts, standby: &Standby) -> i64 {

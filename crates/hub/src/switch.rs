@@ -238,7 +238,7 @@ impl Stream {
         }
         let Some(shifts) = program.leader().and_then(|_| program.likeness(id, &leg.standby)) else { return };
         let lead = program.lead_of(shifts, &leg.standby);
-        if lead.saturating_sub(program.lag()) > program.reach(self.config.merge_window) {
+        if lead.saturating_sub(program.lag()) > program.reach(self.config.merge_window, &leg.standby) {
             let what = "ahead of the program: it stands by, and fills no holes. Raise that, or lower the latency of the other path";
             self.note_apart(leg, at, lead, what);
             return; // what it has kept is used when it is needed
