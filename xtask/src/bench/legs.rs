@@ -13,8 +13,7 @@ use super::cost::{names, on_one_core, replay_to, share_of_a_core};
 use super::{Ours, SETTLE, Size, processor_time, program};
 
 const MEASURE: Duration = Duration::from_secs(15);
-/// Rounds with one leg and with two in turn. What a round takes depends on how the publishers' units happen to fall together: the middle ones
-/// are compared.
+/// Rounds with one leg and with two in turn. What a round takes varies, with one leg more than with two: the middle ones are compared.
 const ROUNDS: usize = 5;
 /// Streams with two legs each.
 const STREAMS: usize = 100;
