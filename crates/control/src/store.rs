@@ -37,6 +37,8 @@ const SCHEMA: &str = "
         number INTEGER PRIMARY KEY, utc_nanos INTEGER NOT NULL, stream TEXT NOT NULL, kind TEXT NOT NULL, leg INTEGER,
         reason TEXT, text TEXT NOT NULL, gap_ms INTEGER, units_lost INTEGER) STRICT;
     CREATE INDEX IF NOT EXISTS events_of_a_stream ON events (stream, number);
+    CREATE INDEX IF NOT EXISTS states_of_a_stream ON events (stream, number)
+        WHERE kind IN ('stream.live', 'stream.lost', 'stream.ended');
     CREATE TABLE IF NOT EXISTS playback (stream TEXT PRIMARY KEY, playback TEXT NOT NULL) STRICT;
     CREATE TABLE IF NOT EXISTS eras (
         stream TEXT PRIMARY KEY, broadcast TEXT NOT NULL, highest_number INTEGER NOT NULL,
@@ -48,6 +50,12 @@ const ADD_PURPOSE: &str = "ALTER TABLE keys ADD COLUMN purpose TEXT NOT NULL DEF
 
 /// A database from before keys had a rank.
 const ADD_RANK: &str = "ALTER TABLE keys ADD COLUMN rank INTEGER NOT NULL DEFAULT 0";
+
+/// Forgets events up to a number, but for the last word on a stream that has not ended: a server that comes later goes by it.
+const FORGET: &str = "
+    DELETE FROM events WHERE number <= ?1 AND (kind NOT IN ('stream.live', 'stream.lost') OR EXISTS (
+        SELECT 1 FROM events AS later WHERE later.stream = events.stream AND later.number > events.number
+            AND later.kind IN ('stream.live', 'stream.lost', 'stream.ended')))";
 
 /// What went wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -247,15 +255,15 @@ impl Store {
         Ok(Some(record))
     }
 
-    /// Keeps events; of all only the newest 10,000.
+    /// Keeps events; of all only the newest 10,000, and the last that says whether media flows of each stream that has not ended.
     ///
     /// # Errors
     /// The database cannot be written.
     pub async fn add_events(&self, events: Vec<EventView>) -> Result<(), StoreError> {
         let insert = move |connection: &Connection| {
-            connection.execute_batch("BEGIN")?;
+            let transaction = connection.unchecked_transaction()?; // taken back where it fails
             for event in &events {
-                connection.execute(
+                transaction.execute(
                     "INSERT OR REPLACE INTO events VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                     params![
                         event.number,
@@ -271,8 +279,8 @@ impl Store {
                 )?;
             }
             let oldest = events.last().map_or(0, |event| event.number - EVENTS_MAX);
-            connection.execute("DELETE FROM events WHERE number <= ?1", params![oldest])?;
-            connection.execute_batch("COMMIT")
+            transaction.execute(FORGET, params![oldest])?;
+            transaction.commit()
         };
         Ok(self.write(insert).await.map_err(|_| StoreError::Closed)??)
     }
@@ -517,10 +525,8 @@ mod tests {
         assert_eq!(store.find_key(&secret).expect("known").purpose, KeyPurpose::Play);
     }
 
-    #[tokio::test]
-    async fn events_survive_a_restart_and_keep_counting() {
-        let folder = tempfile::tempdir().expect("temporary");
-        let event = |number| EventView {
+    fn event(number: i64) -> EventView {
+        EventView {
             number,
             utc_ms: number,
             stream: if number % 2 == 0 { "even" } else { "odd" }.into(),
@@ -530,7 +536,12 @@ mod tests {
             text: "text".into(),
             gap_ms: Some(500),
             units_lost: None,
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn events_survive_a_restart_and_keep_counting() {
+        let folder = tempfile::tempdir().expect("temporary");
         let store = Store::open(folder.path()).expect("opens");
         assert_eq!(store.next_event().await.expect("reads"), 0);
         store.add_events((0..6).map(event).collect()).await.expect("writes");
@@ -544,6 +555,38 @@ mod tests {
         store.add_events(vec![event(EVENTS_MAX + 3)]).await.expect("writes");
         let left = store.events(None, None, 100).await.expect("reads").len();
         assert_eq!(left, 3, "the newest are kept");
+    }
+
+    #[tokio::test]
+    async fn however_much_others_tell_it_is_known_which_streams_have_not_ended() {
+        let folder = tempfile::tempdir().expect("temporary");
+        let store = Store::open(folder.path()).expect("opens");
+        let told =
+            [("a", "live"), ("a", "lost"), ("a", "live"), ("b", "live"), ("b", "ended"), ("c", "live"), ("c", "lost")];
+        let told = (0..).zip(told).map(|(number, (stream, kind))| EventView {
+            stream: stream.into(),
+            kind: format!("stream.{kind}"),
+            ..event(number)
+        });
+        store.add_events(told.collect()).await.expect("writes");
+        let others = |numbers: std::ops::Range<i64>| store.add_events(numbers.map(event).collect());
+        others(7..EVENTS_MAX + 100).await.expect("writes");
+        others(EVENTS_MAX + 100..EVENTS_MAX + 101).await.expect("writes");
+        let mut unended = store.unended().await.expect("reads");
+        unended.sort();
+        let expected = [("a", false, 2), ("c", true, 6)];
+        assert_eq!(
+            unended,
+            expected.map(|(name, is_lost, ms)| (name.parse().expect("a name"), is_lost, ms * 1_000_000))
+        );
+        let count = store.events(None, None, u32::MAX).await.expect("reads").len();
+        assert_eq!(i64::try_from(count), Ok(EVENTS_MAX + 2));
+
+        let ended = EventView { stream: "a".into(), kind: "stream.ended".into(), ..event(EVENTS_MAX + 101) };
+        store.add_events(vec![ended]).await.expect("writes");
+        assert_eq!(store.unended().await.expect("reads").len(), 1);
+        let count = store.events(None, None, u32::MAX).await.expect("reads").len();
+        assert_eq!(i64::try_from(count), Ok(EVENTS_MAX + 1), "the last word on a is its end now");
     }
 
     #[test]

@@ -68,10 +68,10 @@ impl Gateway {
         self.again_and_again(span, move || {
             let (gateway, pull) = (gateway.clone(), pull.clone());
             async move {
-                gateway.metrics.session_opened(Protocol::hls);
+                let session = gateway.metrics.session(Protocol::hls);
                 let outcome = once(&gateway, &pull).await;
                 let reason = if outcome.is_ok() { CloseReason::shutdown } else { CloseReason::network };
-                gateway.metrics.session_closed(Protocol::hls, reason);
+                session.close(reason);
                 outcome.map(|()| true).map_err(|error| without_secrets(&error))
             }
         });

@@ -154,7 +154,7 @@ impl Gateway {
         };
         let gateway = self.clone();
         let session = async move {
-            gateway.metrics.session_opened(protocol);
+            let counted = gateway.metrics.session(protocol);
             let outcome = catch_panic(async {
                 let hang_up = rtmp_session::HangUp::of(&socket);
                 match tls {
@@ -169,7 +169,7 @@ impl Gateway {
                 }
             })
             .await;
-            gateway.metrics.session_closed(protocol, outcome.unwrap_or(CloseReason::panic));
+            counted.close(outcome.unwrap_or(CloseReason::panic));
             drop(place);
         };
         self.tracker.spawn(session.instrument(info_span!("session", %peer, protocol = protocol.as_str())));

@@ -261,7 +261,7 @@ impl Port {
         let (settings, ended) = (Arc::clone(&self.settings), self.tell_ended.clone());
         let (peer, id) = (joining.peer, joining.id);
         let task = async move {
-            gateway.metrics.session_opened(Protocol::srt);
+            let counted = gateway.metrics.session(Protocol::srt);
             let mut left = vec![id];
             let outcome = catch_panic(async {
                 match Session::open(&gateway, &settings, socket, joining) {
@@ -269,8 +269,7 @@ impl Port {
                     Err(reason) => reason,
                 }
             });
-            let outcome = Box::pin(outcome).await.unwrap_or(CloseReason::panic);
-            gateway.metrics.session_closed(Protocol::srt, outcome);
+            counted.close(Box::pin(outcome).await.unwrap_or(CloseReason::panic));
             for id in left {
                 let _ = ended.send(id).await;
             }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use hub::{Item, Publisher, StreamState, Transport};
 use media::StreamName;
-use telemetry::{CloseReason, Protocol};
+use telemetry::{CloseReason, OpenSession, Protocol, catch_panic};
 use tokio::net::UdpSocket;
-use tracing::{Instrument as _, info, info_span, warn};
+use tracing::{Instrument as _, error, info, info_span, warn};
 
 use crate::srt::grow_buffers;
 use crate::ts::{AHEAD_MAX, TOO_FAST, TsSink, TsSource};
@@ -40,6 +40,13 @@ pub struct UdpStream {
     pub rank: u8,
 }
 
+/// Somebody sends to an input.
+struct OpenInput {
+    source: TsSource,
+    report_at: Instant,
+    counted: OpenSession,
+}
+
 impl Gateway {
     /// Receives a stream until shutdown.
     ///
@@ -60,14 +67,20 @@ impl Gateway {
         let address = socket.local_addr()?;
         let gateway = self.clone();
         let span = info_span!("session", stream = %input.stream, protocol = "udp");
-        self.tracker.spawn(async move { gateway.receive(socket, input).await }.instrument(span));
+        let receiving = async move {
+            while catch_panic(gateway.receive(&socket, &input)).await.is_err() {
+                error!("the input panicked; it begins anew");
+                tokio::time::sleep(REPORT_INTERVAL).await;
+            }
+        };
+        self.tracker.spawn(receiving.instrument(span));
         Ok(address)
     }
 
-    async fn receive(&self, socket: UdpSocket, input: UdpStream) {
+    async fn receive(&self, socket: &UdpSocket, input: &UdpStream) {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         let received_bytes = self.metrics.received_bytes(Protocol::udp);
-        let mut source: Option<(TsSource, Instant, Instant)> = None;
+        let mut open: Option<OpenInput> = None;
         let mut asks_at = Instant::now();
         loop {
             let received = tokio::select! {
@@ -76,43 +89,43 @@ impl Gateway {
             };
             let now = Instant::now();
             let Ok(received) = received else {
-                self.end_udp(source.take(), CloseReason::timeout);
+                self.end_udp(open.take(), CloseReason::timeout);
                 continue;
             };
             let Ok((length, peer)) = received else { continue };
             received_bytes.inc_by(length as u64);
             let payload = payload(buffer.get(..length).unwrap_or_default());
-            let (open, _, report_at) = match &mut source {
-                Some(source) => source,
+            let OpenInput { source, report_at, .. } = match &mut open {
+                Some(open) => open,
                 None if now < asks_at => continue,
-                None => match self.open_udp(&input, peer) {
-                    Some(open) => source.insert((open, now, now + REPORT_INTERVAL)),
+                None => match self.open_udp(input, peer) {
+                    Some(opened) => open.insert(opened),
                     None => {
                         asks_at = now + REPORT_INTERVAL;
                         continue;
                     }
                 },
             };
-            let wrong = match (open.push(arrival(), payload), open.is_kicked()) {
+            let wrong = match (source.push(arrival(), payload), source.is_kicked()) {
                 (Err(text), _) => Some((text, CloseReason::protocol_error)),
                 (Ok(()), Some(text)) => Some((text, CloseReason::kicked)),
-                (Ok(()), None) if open.ahead() > AHEAD_MAX => Some((TOO_FAST.into(), CloseReason::protocol_error)),
+                (Ok(()), None) if source.ahead() > AHEAD_MAX => Some((TOO_FAST.into(), CloseReason::protocol_error)),
                 (Ok(()), None) => None,
             };
             if let Some((text, reason)) = wrong {
                 warn!(reason = text, "session closed by the server");
-                self.end_udp(source.take(), reason);
+                self.end_udp(open.take(), reason);
                 tokio::time::sleep(REPORT_INTERVAL).await;
             } else if now >= *report_at {
                 *report_at = now + REPORT_INTERVAL;
-                open.report(Transport::default(), Vec::new());
-                open.count(&self.metrics);
+                source.report(Transport::default(), Vec::new());
+                source.count(&self.metrics);
             }
         }
-        self.end_udp(source.take(), CloseReason::shutdown);
+        self.end_udp(open.take(), CloseReason::shutdown);
     }
 
-    fn open_udp(&self, input: &UdpStream, peer: SocketAddr) -> Option<TsSource> {
+    fn open_udp(&self, input: &UdpStream, peer: SocketAddr) -> Option<OpenInput> {
         if self.draining.borrow().is_some() {
             return None;
         }
@@ -127,19 +140,19 @@ impl Gateway {
         match self.hub.publish(arrival(), &input.stream, publisher) {
             Ok(leg) => {
                 info!(%peer, "publisher joined");
-                self.metrics.session_opened(Protocol::udp);
-                Some(self.ts_source(leg))
+                let (counted, report_at) = (self.metrics.session(Protocol::udp), Instant::now() + REPORT_INTERVAL);
+                Some(OpenInput { source: self.ts_source(leg), report_at, counted })
             }
             Err(_) => None, // somebody else publishes: it is asked again
         }
     }
 
-    fn end_udp(&self, source: Option<(TsSource, Instant, Instant)>, reason: CloseReason) {
-        if let Some((mut source, ..)) = source {
+    fn end_udp(&self, open: Option<OpenInput>, reason: CloseReason) {
+        if let Some(OpenInput { mut source, counted, .. }) = open {
             source.count(&self.metrics);
             source.close(arrival());
             info!(?reason, "publisher left");
-            self.metrics.session_closed(Protocol::udp, reason);
+            counted.close(reason);
         }
     }
 

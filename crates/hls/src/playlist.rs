@@ -320,8 +320,19 @@ impl MediaPlaylist {
     /// Where this rendition stands; `None` while it is empty.
     pub fn position(&self) -> Option<Position> {
         let with_media = self.segments.iter().rev().find(|segment| segment.is_complete || !segment.parts.is_empty())?;
-        let part = (with_media.parts.len() as u64).checked_sub(1);
+        let part = self.part_count(with_media).checked_sub(1);
         Some(Position { msn: with_media.number, part })
+    }
+
+    /// Parts that a segment has in the playlist. Those of a gap are not there either: without them, who asks for what follows the last part
+    /// (hls.js 1.7.4) asks for what is in the playlist already, and takes the answer for a playlist that stands still.
+    fn part_count(&self, segment: &Segment) -> u64 {
+        let gaps = if segment.is_gap { segment.duration.unsigned_abs().div_ceil(self.part_target_nanos()) } else { 0 };
+        segment.parts.len() as u64 + gaps
+    }
+
+    fn part_target_nanos(&self) -> u64 {
+        self.targets.part_target.unsigned_abs().max(1)
     }
 
     /// A player can start: a complete segment (some players take a playlist without one for an error), and no less than
@@ -357,7 +368,7 @@ impl MediaPlaylist {
         if msn < open {
             // A part past the end of a segment is part 0 of the next one.
             let is_past = self.segments.iter().find(|segment| segment.number == msn);
-            let is_past = is_past.is_some_and(|segment| !segment.is_gap && part >= segment.parts.len() as u64);
+            let is_past = is_past.is_some_and(|segment| part >= self.part_count(segment));
             return if !is_past || msn + 1 < open || parts > 0 { Decision::Reply } else { Decision::Block };
         }
         let ahead = if msn == open { part.saturating_sub(parts) } else { part };
@@ -496,12 +507,27 @@ impl MediaPlaylist {
             let _ = write!(out, "#EXT-X-PART:DURATION={duration},URI=\"{}\"", self.part_name(segment.number, index));
             out.push_str(if part.is_independent { ",INDEPENDENT=YES\n" } else { "\n" });
         }
+        if segment.is_gap && lists_parts {
+            self.render_gaps(out, segment);
+        }
         if segment.is_complete {
             if segment.is_gap {
                 out.push_str("#EXT-X-GAP\n");
             }
             let duration = seconds(segment.duration);
             let _ = write!(out, "#EXTINF:{duration},\n{}\n", self.segment_name(segment.number));
+        }
+    }
+
+    /// Parts that are missing, each as long as the others or as a part may be. spec: rfc8216bis §4.4.4.9 (GAP)
+    fn render_gaps(&self, out: &mut String, segment: &Segment) {
+        let count = self.part_count(segment);
+        let length = u64::try_from(segment.duration).unwrap_or(0);
+        for index in 0..count {
+            let duration = length * (index + 1) / count - length * index / count;
+            let (duration, number) = (seconds(i64::try_from(duration).unwrap_or(0)), segment.number);
+            let name = self.part_name(number, usize::try_from(index).unwrap_or(0));
+            let _ = writeln!(out, "#EXT-X-PART:DURATION={duration},URI=\"{name}\",GAP=YES");
         }
     }
 

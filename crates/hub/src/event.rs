@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use media::StreamName;
 use parking_lot::Mutex;
@@ -32,6 +32,8 @@ pub enum EventKind {
     Merged,
     /// Legs that carried the same encode no longer do.
     Parted,
+    /// Pictures are missing that no leg brought.
+    Hole,
     /// Media flows again, or for the first time.
     Live,
     /// No leg delivers.
@@ -46,7 +48,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::LegJoined,
         Self::LegLeft,
         Self::LegState,
@@ -56,6 +58,7 @@ impl EventKind {
         Self::Switched,
         Self::Merged,
         Self::Parted,
+        Self::Hole,
         Self::Live,
         Self::Lost,
         Self::SlateMissing,
@@ -75,6 +78,7 @@ impl EventKind {
             Self::Switched => "stream.switched",
             Self::Merged => "stream.merged",
             Self::Parted => "stream.parted",
+            Self::Hole => "stream.hole",
             Self::Live => "stream.live",
             Self::Lost => "stream.lost",
             Self::SlateMissing => "slate.missing",
@@ -206,6 +210,38 @@ impl EventLog {
     /// The number the next event will have; changes with each.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.head.subscribe()
+    }
+}
+
+/// What goes on is told so long after it was told last, and twice as long each time, up to the longest.
+const TOLD_FIRST: Duration = Duration::from_secs(10);
+const TOLD_LONGEST: Duration = Duration::from_hours(1);
+
+/// Which figures are known to whoever follows the events.
+#[derive(Debug)]
+pub(crate) struct Told<T> {
+    figures: T,
+    at: Option<Instant>,
+    pause: Duration,
+}
+
+impl<T: Default> Default for Told<T> {
+    fn default() -> Self {
+        Self { figures: T::default(), at: None, pause: TOLD_FIRST }
+    }
+}
+
+impl<T: PartialEq> Told<T> {
+    /// What was told last, where there is something new and it is to be told, once in a while.
+    pub(crate) fn news(&mut self, now: Instant, figures: T) -> Option<T> {
+        let quiet = self.at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+        if figures == self.figures || quiet < self.pause {
+            return None;
+        }
+        let goes_on = quiet < 2 * self.pause;
+        self.pause = if goes_on { (2 * self.pause).min(TOLD_LONGEST) } else { TOLD_FIRST };
+        self.at = Some(now);
+        Some(std::mem::replace(&mut self.figures, figures))
     }
 }
 

@@ -10,7 +10,7 @@ use media::{AccessUnit, AudioCodec, AudioConfig, CodecConfig, FrameRate, TrackKi
 use tokio::sync::watch;
 
 use crate::copies;
-use crate::event::{Draft, EventKind};
+use crate::event::{Draft, EventKind, Told};
 use crate::legs::LegRecord;
 use crate::observe::{Advice, Observer};
 use crate::program::{Announced, Arrival};
@@ -24,9 +24,6 @@ use crate::vitals::Vitals;
 pub const AHEAD_MAX: Duration = Duration::from_secs(2);
 /// How often a leg copies its figures to where others can read them.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
-/// Repairs are told so long after the last were, and twice as long each time they go on, up to the longest.
-const REPAIRS_TOLD_FIRST: Duration = Duration::from_secs(10);
-const REPAIRS_TOLD_LONGEST: Duration = Duration::from_hours(1);
 /// How long an announced sound is waited for before silence stands in.
 const AUDIO_CENSUS_TIME: Duration = Duration::from_millis(800);
 
@@ -40,7 +37,7 @@ pub struct Leg {
     audio_scale: Option<media::Timescale>,
     observer: Observer,
     vitals: Vitals,
-    told: ToldRepairs,
+    told: Told<Repairs>,
     /// Sound was announced, so silence stands in from this moment.
     expects_audio: Option<(Instant, u32, u8)>,
     kicked: watch::Receiver<Option<String>>,
@@ -155,7 +152,7 @@ impl Leg {
             audio_scale: None,
             observer: Observer::default(),
             vitals: Vitals::new(now),
-            told: ToldRepairs { repairs: Repairs::default(), at: None, pause: REPAIRS_TOLD_FIRST },
+            told: Told::default(),
             expects_audio: None,
             kicked,
             budget: Budget::new(now),
@@ -356,7 +353,10 @@ impl Leg {
             let (unit, is_stand_in) = match repaired {
                 Repaired::Config(config) => {
                     match &config {
-                        CodecConfig::Audio(audio) => self.audio_scale = Some(audio.timescale),
+                        CodecConfig::Audio(audio) => {
+                            self.audio_scale = Some(audio.timescale);
+                            self.vitals.restart_sound();
+                        }
                         CodecConfig::Video(video) => {
                             self.hashed_as = video.codec;
                             self.reader = Some(CaptureReader::new(video));
@@ -373,6 +373,8 @@ impl Leg {
             if unit.track == TrackKind::Video {
                 has_picture = true;
                 self.on_picture(at, &unit);
+            } else if !is_stand_in {
+                self.vitals.on_sound();
             }
             let audio_scale = self.audio_scale.unwrap_or(media::Timescale::VIDEO);
             let scale = if unit.track == TrackKind::Audio { audio_scale } else { media::Timescale::VIDEO };
@@ -427,8 +429,8 @@ impl Leg {
         leg.bits = self.vitals.bits();
         // What is seen says more than what it does to the bit rate.
         leg.weakness = leg.seen.clone().or(measured.map(|(_, evidence)| evidence));
-        if let Some(text) = self.told.news(at.now, leg.repairs) {
-            let text = format!("{}: {text} repaired", leg.describe());
+        if let Some(before) = self.told.news(at.now, leg.repairs) {
+            let text = format!("{}: {} repaired", leg.describe(), leg.repairs.since(before));
             self.stream.tell(at, Draft::new(EventKind::LegRepaired, Some(self.id), text));
         }
     }
@@ -445,28 +447,6 @@ impl Drop for Leg {
         if let Some(leg) = self.stream.lock().leg_mut(self.id) {
             leg.is_gone = true;
         }
-    }
-}
-
-/// Which repairs are known to whoever follows the events.
-#[derive(Debug)]
-struct ToldRepairs {
-    repairs: Repairs,
-    at: Option<Instant>,
-    pause: Duration,
-}
-
-impl ToldRepairs {
-    /// What is new, once in a while.
-    fn news(&mut self, now: Instant, repairs: Repairs) -> Option<String> {
-        let quiet = self.at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
-        if repairs == self.repairs || quiet < self.pause {
-            return None;
-        }
-        let goes_on = quiet < 2 * self.pause;
-        self.pause = if goes_on { (2 * self.pause).min(REPAIRS_TOLD_LONGEST) } else { REPAIRS_TOLD_FIRST };
-        self.at = Some(now);
-        Some(repairs.since(std::mem::replace(&mut self.repairs, repairs)))
     }
 }
 

@@ -36,7 +36,7 @@ pub use event::{Event, EventKind, EventLog, SwitchReason};
 pub use leg::{AHEAD_MAX, Announcement, Leg};
 pub use legs::{LegRole, LegState, LegStatus};
 pub use observe::{Advice, Observed, lint};
-pub use program::{Arrival, CopyFigures, ProgramStats};
+pub use program::{Arrival, CopyFigures, Holes, ProgramStats};
 pub use report::{Link, Marker, MarkerKind, Publisher, SLATE_RANK, Transport};
 pub use ring::{Entry, Item, Tracks};
 pub use sample::Sample;

@@ -75,6 +75,17 @@ pub struct ProgramStats {
     pub discontinuities: u64,
     /// Units dropped because they came before a random access point or behind the head.
     pub dropped_units: u64,
+    /// What no leg brought, but for what is told of a switch.
+    pub holes: Holes,
+}
+
+/// Pictures that are missing between others, by the usual interval. A source without a usual one has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holes {
+    /// How many.
+    pub pictures: u64,
+    /// Program time without them.
+    pub time: Duration,
 }
 
 /// How a leg that feeds the program is tied to it.
@@ -145,6 +156,8 @@ pub(crate) struct Program {
     steps: VecDeque<i64>,
     /// Where the next sound belongs, on the sound's own scale.
     audio_head: Option<i64>,
+    /// The next picture is the first after a change of legs: what is missing before it, the switch tells.
+    is_joined: bool,
     last_arrival: Option<Instant>,
     line: Line,
     /// How far it was pushed ahead of the line, because what was to be joined began a little before its end.
@@ -194,6 +207,7 @@ impl Program {
             video: None,
             steps: VecDeque::new(),
             audio_head: None,
+            is_joined: false,
             last_arrival: None,
             line: Line::default(),
             ahead: 0,
@@ -547,6 +561,7 @@ impl Program {
         }
         match unit.track {
             TrackKind::Video => {
+                self.note_hole(unit.dts.0);
                 if let Some((dts, _)) = self.video.filter(|(dts, _)| unit.dts.0 - dts >= STEP_MIN) {
                     if self.steps.len() == STEPS {
                         self.steps.pop_front();
@@ -573,6 +588,20 @@ impl Program {
             self.remember(unit.track, Print { dts: unit.dts.0, hash, came: at.now, is_stand_in });
         }
         self.push(at, unit);
+    }
+
+    /// Counts what is missing before a picture that is emitted now.
+    fn note_hole(&mut self, dts: i64) {
+        let is_joined = std::mem::take(&mut self.is_joined);
+        let (interval, tolerance) = (self.interval(TrackKind::Video), self.tolerance(TrackKind::Video));
+        let usual = self.steps.iter().filter(|step| **step <= interval + tolerance).count();
+        let missing = self.expected(TrackKind::Video).map_or(0, |expected| dts - expected);
+        if is_joined || self.steps.len() < STEPS || 2 * usual <= STEPS || missing <= tolerance {
+            return;
+        }
+        let holes = &mut self.stats.holes;
+        holes.pictures += u64::try_from((missing + interval / 2) / interval).unwrap_or(0);
+        holes.time += Duration::from_nanos(u64::try_from(Timescale::VIDEO.nanos(missing)).unwrap_or(0));
     }
 
     fn push(&mut self, at: Arrival, unit: AccessUnit) {

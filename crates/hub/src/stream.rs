@@ -11,12 +11,12 @@ use tokio::sync::watch;
 
 use crate::HubConfig;
 use crate::copies::CopyStats;
-use crate::event::{Draft, EventKind, EventLog, SwitchReason};
+use crate::event::{Draft, EventKind, EventLog, SwitchReason, Told};
 use crate::leg::{Captured, Leg, Ready};
 use crate::legs::{LegRecord, LegState, LegStatus};
 use crate::observe::{Advice, Observed, lint};
-use crate::program::{Arrival, Program, ProgramStats};
-use crate::report::{Link, Marker, Publisher, Transport};
+use crate::program::{Arrival, Holes, Program, ProgramStats};
+use crate::report::{Link, Marker, Publisher, SLATE_RANK, Transport};
 use crate::ring::{Entry, Found, Item, Tracks};
 use crate::sample::Sample;
 use crate::switch::Cause;
@@ -137,6 +137,7 @@ pub(crate) struct Shared {
     sourceless_since: Option<Instant>,
     /// It stays without a source.
     is_kept: bool,
+    told_holes: Told<Holes>,
     /// When a refused publisher was told of.
     refused_at: Option<Instant>,
     /// Since when there is a single leg.
@@ -210,6 +211,7 @@ impl Stream {
             away_since,
             sourceless_since: None,
             is_kept: false,
+            told_holes: Told::default(),
             refused_at: None,
             alone_since: None,
             pinned: None,
@@ -380,6 +382,10 @@ impl Stream {
 
     /// Room for another publisher, by what the policy says of those that are there.
     fn make_room(&self, shared: &mut Shared, at: Arrival, publisher: &Publisher) -> Result<(), PublishError> {
+        if publisher.rank == SLATE_RANK {
+            return Ok(()); // what is shown without a source takes no source's place
+        }
+        let sources = shared.legs.iter().filter(|leg| !leg.is_slate()).count();
         let silent = |leg: &LegRecord| {
             leg.has_hung_up || leg.silence(at.now) >= self.config.takeover_after.max(leg.usual_silence())
         };
@@ -390,7 +396,7 @@ impl Stream {
             legs.max_by_key(|leg| (leg.has_hung_up, leg.silence(at.now))).map(|leg| leg.id)
         };
         let replaced = match self.config.second_publisher {
-            SecondPublisher::Backup if with_key.len() < LEGS_OF_A_KEY_MAX && shared.legs.len() < LEGS_MAX => {
+            SecondPublisher::Backup if with_key.len() < LEGS_OF_A_KEY_MAX && sources < LEGS_MAX => {
                 return Ok(());
             }
             SecondPublisher::Backup => {
@@ -402,7 +408,7 @@ impl Stream {
                 vec![longest_silent(shared).ok_or_else(|| PublishError::Busy(self.name.clone()))?]
             }
         };
-        if shared.legs.len() >= LEGS_MAX + replaced.len() {
+        if sources >= LEGS_MAX + replaced.len() {
             return Err(PublishError::Full(self.name.clone()));
         }
         for id in replaced {
@@ -559,6 +565,7 @@ impl Stream {
             self.consider(shared, at);
             shared.program.release_all(at);
         });
+        self.tell_holes(&mut shared, at);
         if shared.alone_since.is_some_and(|since| at.now.saturating_duration_since(since) >= HASH_ON) {
             self.has_several_legs.store(false, Ordering::Relaxed);
         }
@@ -572,6 +579,15 @@ impl Stream {
             self.finish(&mut shared, at, "no source came back");
         }
         is_over
+    }
+
+    fn tell_holes(&self, shared: &mut Shared, at: Arrival) {
+        let holes = shared.program.stats.holes;
+        let Some(before) = shared.told_holes.news(at.now, holes) else { return };
+        let (pictures, gap) = (holes.pictures - before.pictures, holes.time.saturating_sub(before.time));
+        let text = format!("no leg brought {pictures} pictures, {} ms", gap.as_millis());
+        let draft = Draft::new(EventKind::Hole, shared.program.leader(), text);
+        self.tell(at, Draft { gap: Some(gap), units_lost: Some(pictures), ..draft });
     }
 
     /// The operator ends the stream.

@@ -197,12 +197,7 @@ impl Stream {
         };
         let squeezed = joined.map_or(0, |joined| joined.squeezed);
         if joined.is_none_or(|joined| joined.is_copy) {
-            let is_whole = joined.is_none_or(|joined| joined.lost == 0);
-            text.push_str(if is_whole {
-                "; it carries the same encode, nothing is lost"
-            } else {
-                "; it carries the same encode"
-            });
+            text.push_str("; it carries the same encode");
         } else if squeezed > 0 {
             let _ = write!(text, "; {squeezed} pictures of its GOP were caught up");
         }
@@ -220,7 +215,7 @@ impl Stream {
     pub(crate) fn after_change(&self, shared: &mut Shared, at: Arrival, led: Option<SwitchReason>) {
         if let (Some(reason), Some(next)) = (led, shared.program.leader()) {
             let leg = shared.leg(next).map(LegRecord::describe).unwrap_or_default();
-            let text = format!("{leg} carries on: it carries the same encode, nothing is lost");
+            let text = format!("{leg} carries on: it carries the same encode");
             let (gap, units_lost, reason) = (Some(Duration::ZERO), Some(0), Some(reason));
             self.tell(at, Draft { reason, gap, units_lost, ..Draft::new(EventKind::Switched, Some(next), text) });
             (shared.cause, shared.chosen) = (Cause::Nobody, None);

@@ -19,6 +19,8 @@ const LOOK_MIN: Duration = Duration::from_millis(100);
 const REPAIRS_MIN: u64 = 8;
 /// Pictures that must be usual within [`LOOKS`] before their absence says anything.
 const PICTURES_MIN: f64 = 8.0;
+/// Frames of sound that must be usual within [`LOOKS`] before their absence says anything.
+const SOUND_MIN: f64 = 8.0;
 /// Packets lost within [`LOOKS`] from which the transport may be called bad.
 const LOST_MIN: u64 = 10;
 
@@ -35,6 +37,8 @@ pub(crate) enum Weakness {
     Damage,
     /// One packet in a hundred never came.
     Loss,
+    /// No sound at all, where there was some.
+    NoSound,
 }
 
 /// What came within a look.
@@ -42,6 +46,7 @@ pub(crate) enum Weakness {
 struct Look {
     seconds: f64,
     pictures: u64,
+    sound: u64,
     bytes: u64,
     disorder: u64,
     damaged: u64,
@@ -82,6 +87,7 @@ pub(crate) struct Vitals {
     looks: VecDeque<Look>,
     before: (Repairs, Transport),
     pictures: Usual,
+    sound: Usual,
     bits: Usual,
     verdict: Option<Weakness>,
 }
@@ -89,8 +95,8 @@ pub(crate) struct Vitals {
 impl Vitals {
     pub(crate) fn new(now: Instant) -> Self {
         let (looks, before) = (VecDeque::new(), Default::default());
-        let (pictures, bits) = (Usual::default(), Usual::default());
-        Self { since: now, now: Look::default(), looks, before, pictures, bits, verdict: None }
+        let [pictures, sound, bits] = [Usual::default(); 3];
+        Self { since: now, now: Look::default(), looks, before, pictures, sound, bits, verdict: None }
     }
 
     /// One picture of so many bytes.
@@ -99,7 +105,17 @@ impl Vitals {
         self.now.bytes += bytes as u64;
     }
 
-    /// Another encode begins: what was usual is so no more.
+    /// One frame of sound that the source brought.
+    pub(crate) fn on_sound(&mut self) {
+        self.now.sound += 1;
+    }
+
+    /// Another encode of sound begins.
+    pub(crate) fn restart_sound(&mut self) {
+        self.sound = Usual::default();
+    }
+
+    /// Another encode of pictures begins: what was usual is so no more.
     pub(crate) fn restart(&mut self) {
         (self.pictures, self.bits, self.verdict) = (Usual::default(), Usual::default(), None);
         self.looks.clear();
@@ -140,6 +156,7 @@ impl Vitals {
             self.judge(others);
             if self.verdict.is_none() {
                 self.pictures.observe(rate(look.pictures, look.seconds));
+                self.sound.observe(rate(look.sound, look.seconds));
             }
             if self.verdict.is_none() || self.verdict == Some(Weakness::BitRate) && others.is_none() {
                 self.bits.observe(rate(look.bytes, look.seconds));
@@ -152,6 +169,8 @@ impl Vitals {
         let recent = self.sum(LOOKS);
         let is = |weakness| self.verdict == Some(weakness);
         let pictures = self.pictures.part(recent.pictures, recent.seconds, PICTURES_MIN);
+        // In silence an encoder may send a frame now and then: that is sound.
+        let sound = self.sound.part(recent.sound, recent.seconds, SOUND_MIN);
         let bits = self.bits() / others.map_or(1.0, |least| least.clamp(0.01, 1.0));
         let repairs_min = |weakness| if is(weakness) { 1 } else { REPAIRS_MIN };
         let (lost_min, one_in) = if is(Weakness::Loss) { (1, 1000) } else { (LOST_MIN, 100) };
@@ -165,6 +184,8 @@ impl Vitals {
             Some(Weakness::FrameRate)
         } else if bits < if is(Weakness::BitRate) { 0.25 } else { 0.1 } {
             Some(Weakness::BitRate)
+        } else if sound < if is(Weakness::NoSound) { 0.25 } else { 0.01 } {
+            Some(Weakness::NoSound)
         } else {
             None
         };
@@ -175,6 +196,7 @@ impl Vitals {
         for look in self.looks.iter().rev().take(looks) {
             sum.seconds += look.seconds;
             sum.pictures += look.pictures;
+            sum.sound += look.sound;
             sum.bytes += look.bytes;
             sum.disorder += look.disorder;
             sum.damaged += look.damaged;
@@ -199,6 +221,7 @@ impl Vitals {
             }
             Weakness::Disorder => format!("{} timestamps out of order within {seconds:.1} s", recent.disorder),
             Weakness::Damage => format!("{} units that cannot be read within {seconds:.1} s", recent.damaged),
+            Weakness::NoSound => format!("no sound for {seconds:.1} s"),
             Weakness::Loss => {
                 format!("{} of {} packets lost within {seconds:.1} s", recent.lost, recent.packets + recent.lost)
             }
@@ -306,6 +329,27 @@ mod tests {
         bench.others = None;
         assert_eq!(bench.run(60, 15, 500), Some(Weakness::BitRate));
         assert_eq!(bench.run(600, 15, 500), None, "it is what this encoder sends now");
+    }
+
+    #[test]
+    fn sound_that_stops_is_named_and_sound_that_is_seldom_or_never_was_is_not() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.run(20, 15, 10_000), None, "it never was there");
+        let speak = |bench: &mut Bench, looks: usize, frames: usize| {
+            let each = (0..looks).map(|_| {
+                (0..frames).for_each(|_| bench.vitals.on_sound());
+                bench.run(1, 15, 10_000)
+            });
+            each.last().flatten()
+        };
+        bench.vitals.restart_sound();
+        assert_eq!(speak(&mut bench, 20, 23), None);
+        assert_eq!(speak(&mut bench, 20, 2), None, "silence that is not sent");
+        assert_eq!(speak(&mut bench, 20, 23), None);
+        assert_eq!(speak(&mut bench, 3, 0), None, "not yet");
+        assert_eq!(speak(&mut bench, 1, 0), Some(Weakness::NoSound));
+        assert_eq!(speak(&mut bench, 3, 2), Some(Weakness::NoSound), "crackling is not its end");
+        assert_eq!(speak(&mut bench, 4, 23), None);
     }
 
     #[test]

@@ -53,6 +53,7 @@ impl StreamMetrics {
                 channel.map_or(0.0, |channel| number(channel.held_bytes as u64)),
                 channel.map_or(0.0, |channel| number(channel.part_violations)),
                 channel.map_or(0.0, |channel| number(channel.discontinuities)),
+                number(status.program.holes.pictures),
             ];
             if rows.len() < LABELLED_STREAMS_MAX {
                 rows.push((status.name.to_string(), figures));
@@ -70,7 +71,7 @@ impl StreamMetrics {
 }
 
 /// Name, help, and whether it is a rate or size that can be summed.
-const FIGURES: [(&str, &str); 8] = [
+const FIGURES: [(&str, &str); 9] = [
     ("stream_live", "1 while media flows"),
     ("stream_video_bits_per_second", "Video payload over the last ten seconds"),
     ("stream_audio_bits_per_second", "Audio payload over the last ten seconds"),
@@ -79,6 +80,7 @@ const FIGURES: [(&str, &str); 8] = [
     ("stream_held_bytes", "Media held in memory for delivery"),
     ("stream_part_violations", "Parts that were longer than PART-TARGET"),
     ("stream_discontinuities", "Discontinuities of the broadcast"),
+    ("stream_missing_pictures", "Pictures that no leg brought, but for those lost at a switch"),
 ];
 
 /// Figures of a leg.

@@ -9,8 +9,8 @@ mod panics;
 
 pub use logging::{LogFormat, check_filter, init_logging};
 pub use metrics::{
-    CloseReason, HttpClass, HttpLabels, IngestLabels, Metrics, Protocol, RejectReason, RepairKind, SampleOutcome,
-    SessionLabels, SrtCount, SwitchReason, TsError, TsMarker, WebhookOutcome,
+    CloseReason, HttpClass, HttpLabels, IngestLabels, Metrics, OpenSession, Protocol, RejectReason, RepairKind,
+    SampleOutcome, SessionLabels, SrtCount, SwitchReason, TsError, TsMarker, WebhookOutcome,
 };
 pub use panics::{Panicked, catch_panic};
 pub use prometheus_client::{collector, encoding, metrics as prometheus_metrics, registry};

@@ -317,6 +317,29 @@ pub struct HttpLabels {
     pub status: u16,
 }
 
+/// A session that was counted when it opened. Its end is counted when it closes, or is dropped, which a panic does.
+#[derive(Debug)]
+#[must_use = "its end is counted when it is dropped"]
+pub struct OpenSession {
+    closed: Family<SessionLabels, Counter>,
+    protocol: Protocol,
+    reason: CloseReason,
+}
+
+impl OpenSession {
+    /// Ended, for this reason.
+    pub fn close(mut self, reason: CloseReason) {
+        self.reason = reason;
+    }
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        let labels = SessionLabels { protocol: self.protocol, reason: self.reason };
+        self.closed.get_or_create(&labels).inc();
+    }
+}
+
 /// Handles of all metrics; cheap to clone where a stage keeps its own.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -456,14 +479,10 @@ impl Metrics {
         registry.register("events_lost", "Events that could not be kept", self.events_lost.clone());
     }
 
-    /// A session connected.
-    pub fn session_opened(&self, protocol: Protocol) {
+    /// A session connected; that it ended is counted by what is returned.
+    pub fn session(&self, protocol: Protocol) -> OpenSession {
         self.sessions_opened.get_or_create(&IngestLabels { protocol }).inc();
-    }
-
-    /// A session ended.
-    pub fn session_closed(&self, protocol: Protocol, reason: CloseReason) {
-        self.sessions_closed.get_or_create(&SessionLabels { protocol, reason }).inc();
+        OpenSession { closed: self.sessions_closed.clone(), protocol, reason: CloseReason::panic }
     }
 
     /// The counter of bytes received by this protocol, to be kept.
@@ -538,8 +557,7 @@ mod tests {
         let mut registry = Registry::with_prefix("throughline");
         let metrics = Metrics::register(&mut registry);
         // A family without a member is not written.
-        metrics.session_opened(Protocol::rtmp);
-        metrics.session_closed(Protocol::rtmp, CloseReason::peer);
+        metrics.session(Protocol::rtmp).close(CloseReason::peer);
         metrics.received_bytes(Protocol::rtmp);
         metrics.srt_packets(SrtCount::received, 1);
         metrics.ts_error(TsError::crc, 1);

@@ -11,6 +11,8 @@ pub struct Part {
     pub duration: f64,
     /// `INDEPENDENT=YES`
     pub independent: bool,
+    /// `GAP=YES`
+    pub gap: bool,
 }
 
 /// A segment as it is listed; the last one may be open.
@@ -73,6 +75,7 @@ impl From<&read::Segment> for Segment {
             uri: part.uri.to_string(),
             duration: seconds(part.duration),
             independent: part.is_independent,
+            gap: part.is_gap,
         };
         Self {
             number: segment.number,

@@ -320,6 +320,8 @@ pub struct StreamView {
     pub repairs: RepairsView,
     /// Times a source joined.
     pub joins: u64,
+    /// Pictures that no leg brought, but for those lost at a switch.
+    pub missing_pictures: u64,
     /// Delivery.
     #[serde(skip_deserializing)]
     pub delivery: DeliveryFigures,
@@ -381,6 +383,7 @@ impl StreamView {
             ts_errors: status.ts_errors.iter().map(|(name, count)| ((*name).into(), *count)).collect(),
             repairs: RepairsView::new(status.repairs),
             joins: status.program.joins,
+            missing_pictures: status.program.holes.pictures,
             delivery,
         }
     }

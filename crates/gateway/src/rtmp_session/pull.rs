@@ -54,10 +54,10 @@ impl Gateway {
         self.again_and_again(span, move || {
             let (gateway, pull) = (gateway.clone(), pull.clone());
             async move {
-                gateway.metrics.session_opened(protocol);
+                let session = gateway.metrics.session(protocol);
                 let outcome = once(&gateway, &pull, protocol).await;
                 let reason = if outcome.is_ok() { CloseReason::shutdown } else { CloseReason::network };
-                gateway.metrics.session_closed(protocol, reason);
+                session.close(reason);
                 outcome.map(|()| true)
             }
         });

@@ -146,18 +146,18 @@ async fn once(gateway: &Gateway, call: &SrtCall) -> Result<(), String> {
         }
     };
     drop(failures);
-    gateway.metrics.session_opened(Protocol::srt);
+    let counted = gateway.metrics.session(Protocol::srt);
     let reason = match open(gateway, call, first) {
         Ok(session) => {
             info!(direction = ?call.direction, "the call stands");
             session.run(told, None).await
         }
         Err(error) => {
-            gateway.metrics.session_closed(Protocol::srt, CloseReason::rejected);
+            counted.close(CloseReason::rejected);
             return Err(error);
         }
     };
-    gateway.metrics.session_closed(Protocol::srt, reason);
+    counted.close(reason);
     match reason {
         CloseReason::shutdown => Ok(()),
         reason => Err(format!("it ended: {reason:?}")),

@@ -188,7 +188,10 @@ impl World {
         let earlier = self.seen.get(&track).and_then(|(_, earlier)| earlier.edge());
         for segment in &playlist.segments {
             for (index, part) in segment.parts.iter().enumerate() {
-                if earlier.is_some_and(|edge| (segment.number, index) <= edge) {
+                if segment.gap != part.gap {
+                    broken.push(format!("LL-07: {} is a gap and its segment is not, or the other way round", part.uri));
+                }
+                if part.gap || earlier.is_some_and(|edge| (segment.number, index) <= edge) {
                     continue;
                 }
                 let media = self.packager.playlist(track).expect("it is there");

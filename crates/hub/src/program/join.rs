@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use media::{AccessUnit, Timescale, TrackKind};
+use media::{AccessUnit, AudioConfig, Timescale, TrackKind};
 
 use super::{Arrival, FILL_MS_MAX, Feed, PROGRAM_START, Program};
 use crate::copies::{Held, Lateness, Prints, Run, Shifts};
@@ -119,6 +119,7 @@ impl Program {
         let audio_shift = self.join_audio(&tracks, standby, at, anchor_pts, squeeze);
         self.set_tracks(tracks);
         self.stats.joins += 1;
+        self.is_joined = true;
         let has_pictures = standby.tracks.video.is_some();
         self.start_feed(at, leg, (squeeze.shift, audio_shift), known, is_silent);
         if let Some(feed) = self.feeds.first_mut() {
@@ -177,6 +178,7 @@ impl Program {
         let first = pictures.into_iter().map(|unit| unit.dts.0 + shifts.video).find(|dts| Some(*dts + interval) > next);
         // What it brings later follows without a hole.
         let missing = next.zip(first).map_or(0, |(next, first)| first - next).max(0);
+        self.is_joined = true;
         self.add_copy(at, leg, standby, shifts);
         self.feeds.retain(|feed| feed.leg == leg);
         self.stats.joins += 1;
@@ -316,6 +318,7 @@ impl Program {
         let same = self.tracks.audio.as_ref() == Some(audio);
         let Some(head) = self.audio_head.filter(|_| same) else {
             // No sound from before the first picture, whenever it comes, and none from before the sound that was.
+            self.fill_to_the_end(at, squeeze.place(anchor));
             let floor = Timescale::VIDEO.rescale(squeeze.place(anchor), scale);
             let before = self.audio_head.zip(self.tracks.audio.as_ref());
             let before = before.map(|(head, audio)| audio.timescale.rescale(head, scale));
@@ -329,14 +332,35 @@ impl Program {
         let first = first.unwrap_or_else(|| Timescale::VIDEO.rescale(anchor, scale));
         let frames = (first + exact - head + length / 2).div_euclid(length);
         if frames * length <= FILL_MS_MAX * i64::from(scale.hz()) / 1000 {
-            for frame in 0..frames {
-                if let Some(unit) = silent_unit(audio, head + frame * length) {
-                    self.audio_head = Some(head + (frame + 1) * length);
-                    self.push(at, unit);
-                }
-            }
+            self.fill(at, audio, head, frames);
         }
         head + frames * length - first
+    }
+
+    /// Other sound follows from `until` on, in program time. That from before reaches the end of the picture: a segment in which no sound
+    /// lies would be a gap in its playlist, at which players wait.
+    fn fill_to_the_end(&mut self, at: Arrival, until: i64) {
+        let (Some(head), Some(audio), Some((_, shown))) = (self.audio_head, self.tracks.audio.clone(), self.video)
+        else {
+            return;
+        };
+        let end = until.min(shown + self.interval(TrackKind::Video));
+        let missing = Timescale::VIDEO.rescale(end, audio.timescale) - head;
+        let length = i64::from(audio.samples_per_unit);
+        if missing <= FILL_MS_MAX * i64::from(audio.timescale.hz()) / 1000 {
+            self.fill(at, &audio, head, missing.saturating_add(length - 1).div_euclid(length));
+        }
+    }
+
+    /// So many frames of silence from `head` on.
+    fn fill(&mut self, at: Arrival, audio: &AudioConfig, head: i64, frames: i64) {
+        let length = i64::from(audio.samples_per_unit);
+        for frame in 0..frames {
+            if let Some(unit) = silent_unit(audio, head + frame * length) {
+                self.audio_head = Some(head + (frame + 1) * length);
+                self.push(at, unit);
+            }
+        }
     }
 
     /// Emits what the leg has kept: pictures from the random access point on, sound from where it is missing. Returns how many

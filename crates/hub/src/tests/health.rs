@@ -187,6 +187,83 @@ fn how_long_the_server_was_away_is_told_once() {
 }
 
 #[test]
+fn what_no_leg_brings_is_told_and_what_one_of_them_brings_is_not() {
+    for paths in [vec![path(1, 0, 20, true)], vec![path(1, 0, 20, true), path(1, 777_000, 60, false)]] {
+        let mut world = World::new(HubConfig::default());
+        let mut acts = carry(0, &paths[0], 0, 30 * SECOND);
+        if let Some(path) = paths.get(1) {
+            acts.extend(carry(1, path, 0, 20 * SECOND)); // and leaves: that is no hole
+        }
+        // Of either path one is missing too, which only the other one fills.
+        let is_missing = |made: &Made, leg: usize| match made.track {
+            0 => {
+                (240..243).contains(&made.number)
+                    || made.number == 250
+                    || paths.len() > 1 && made.number == [270, 273][leg]
+            }
+            _ => false,
+        };
+        acts.retain(|(_, leg, act)| !matches!(act, Act::Bring(made) if is_missing(made, *leg)));
+        let _legs = play(&mut world, &paths, &[("a", 0), ("b", 0)], acts, 30 * SECOND);
+
+        world.check();
+        assert_eq!(world.missing(1), [4, 0]);
+        let holes = world.status().program.holes;
+        assert_eq!((holes.pictures, holes.time.as_millis()), (4, 133), "{} paths", paths.len());
+        let events = world.hub.events().since(0, 1000);
+        let told: Vec<_> = events.iter().filter(|event| event.kind == EventKind::Hole).collect();
+        let [first, second] = told.as_slice() else { panic!("{told:?}") };
+        assert_eq!((first.units_lost, first.gap.map(|gap| gap.as_millis())), (Some(3), Some(100)), "{first:?}");
+        assert!((second.utc_nanos - first.utc_nanos - 10 * SECOND).abs() < SECOND / 5, "not more often: {told:?}");
+        assert_eq!((second.units_lost, second.gap.map(|gap| gap.as_millis())), (Some(1), Some(33)), "{second:?}");
+    }
+}
+
+#[test]
+fn sound_reaches_the_end_of_the_picture_before_other_sound_follows() {
+    let (mut world, paths) = (World::new(HubConfig::default()), [path(1, 0, 0, false), path(2, 0, 0, false)]);
+    let mut leg = world.connect("a", 0);
+    // Its last picture begins a segment, and no sound comes with it.
+    let sounds = |made: &Made| made.track == 0 || made.nanos() < 1900 * MILLI;
+    for made in units(1, 0, 61 * SECOND / RATE).into_iter().filter(sounds) {
+        world.now_nanos = made.nanos();
+        world.bring(&mut leg, &paths[0], made);
+    }
+    leg.close(world.at());
+    assert_eq!(world.silence, 0);
+    let mut other = world.connect_with("b", 0, &[0x11, 0x88]);
+    for made in units(2, 2 * SECOND, 4 * SECOND) {
+        world.now_nanos = made.nanos() + 100 * MILLI;
+        world.bring(&mut other, &paths[1], made);
+    }
+    world.tick();
+    world.check();
+    assert_eq!(world.switches().len(), 2);
+    // 90 frames end at 1,920 ms, the picture at 2,033.3: six frames of 21.3.
+    assert_eq!(world.silence, 6);
+}
+
+#[test]
+fn a_leg_whose_sound_stops_gives_way_to_one_that_has_sound() {
+    let mut world = World::new(HubConfig::default());
+    let paths = [path(1, 0, 20, true), path(2, 777_000, 20, false)];
+    let mut acts = carry(0, &paths[0], 0, 30 * SECOND);
+    acts.retain(|(_, _, act)| !matches!(act, Act::Bring(made) if made.track == 1 && made.nanos() > 15 * SECOND));
+    acts.extend(carry(1, &paths[1], SECOND, 30 * SECOND));
+    let _legs = play(&mut world, &paths, &[("a", 0), ("b", 1)], acts, 30 * SECOND);
+
+    world.check();
+    let switches = world.switches();
+    let last = switches.last().expect("it switched");
+    assert_eq!((switches.len(), last.reason), (2, Some(SwitchReason::Degraded)), "{switches:?}");
+    assert!(last.text.contains("no sound for 2"), "{}", last.text);
+    let after = last.utc_nanos - UTC - 15 * SECOND;
+    assert!((2 * SECOND..4 * SECOND).contains(&after), "{after}");
+    let states: Vec<_> = world.status().legs.iter().map(|leg| (leg.publisher.key_id.clone(), leg.state)).collect();
+    assert!(states.contains(&("a".into(), crate::LegState::Suspect)), "{states:?}");
+}
+
+#[test]
 fn a_weak_leg_gives_way_to_a_new_one_only_when_it_is_known_whether_that_is_a_copy() {
     // The other path is shorter, and its first picture comes just before a random access point.
     let mut world = World::new(HubConfig::default());

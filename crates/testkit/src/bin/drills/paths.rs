@@ -151,7 +151,7 @@ pub(crate) async fn two_paths(program: &Path, folder: &Path, rounds: usize, harm
         gaps: server.gaps(&["closed", "silent"]).await,
         detected: harms.until(&events, is_detection),
         switched: harms.until(&events, is_switch),
-        is_met: video.is_whole() && audio.is_whole() && felt.is_nothing() && breaks == 0,
+        is_met: harms.count() == rounds && video.is_whole() && audio.is_whole() && felt.is_nothing() && breaks == 0,
         felt: Some(felt),
     };
     if !row.is_met {

@@ -63,11 +63,11 @@ impl Server {
     }
 
     /// Memory that it holds.
-    pub(crate) fn resident_mib(&self) -> u64 {
+    pub(crate) fn resident_kib(&self) -> u64 {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.child.id().expect("runs"))).expect("Linux");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("tells");
-        line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") / 1024
+        line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
     }
 
     pub(crate) async fn tell(&self, arguments: &[&str]) -> String {
