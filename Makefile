@@ -50,7 +50,7 @@ soak:
 	@$(CARGO) xtask soak $(MINUTES)
 
 # Paths, encoders and the server die, and players that are not ours count what they lost. Results: docs/drills.md. WHAT=copies,
-# mixed, loss, encoders, reconnect, flaps, key, slate, blip, sparse or restart runs one kind alone; WHAT=alternation runs for ROUNDS minutes.
+# mixed, srt, encoders, reconnect, flaps, key, slate, blip, sparse or restart runs one kind alone; WHAT=alternation runs for ROUNDS minutes.
 ROUNDS = 100
 drills:
 	@$(CARGO) xtask setup test

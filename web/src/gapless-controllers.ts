@@ -2,8 +2,7 @@
 //
 // hls.js 1.7.4 looks for what comes next by time. The browser rounds the buffer's end to microseconds, and a playlist moves by
 // a millisecond when sound and picture are aligned by PROGRAM-DATE-TIME: then it finds the segment it has, and loads nothing
-// until the next one is complete, which is a stall. The parts know better what is loaded. Behind a gap in one of the tracks it
-// waits likewise, for a segment that is complete, where its parts are there.
+// until the next one is complete, which is a stall. The parts know better what is loaded.
 import Hls, { type HlsConfig, type LevelDetails, type MediaFragment } from 'hls.js';
 
 /** Longest distance, in seconds, between the end of the buffer and the end of a segment that is wholly loaded. */
@@ -18,17 +17,10 @@ function gapless<T>(controller: T): T {
   return class extends Base {
     override getFragmentAtPosition(bufferEnd: number, end: number, details: LevelDetails): MediaFragment | null {
       const found = super.getFragmentAtPosition(bufferEnd, end, details);
-      if (!found || !details.live) return found;
-      const after = (sn: number) => details.fragments[sn + 1 - details.startSN] ?? details.fragmentHint;
-      if (found.gap) {
-        let next = after(found.sn);
-        while (next?.gap && next !== details.fragmentHint) next = after(next.sn);
-        return next && next.sn > found.sn && !next.gap ? next : found;
-      }
-      if (Math.abs(found.end - bufferEnd) > TOLERANCE) return found;
+      if (!found || !details.live || Math.abs(found.end - bufferEnd) > TOLERANCE) return found;
       const lastPart = details.partList?.filter((part) => part.fragment.sn === found.sn).at(-1);
       if (!lastPart?.loaded || found.sn === details.fragmentHint?.sn) return found;
-      const next = after(found.sn);
+      const next = details.fragments[found.sn + 1 - details.startSN] ?? details.fragmentHint;
       return next?.sn === found.sn + 1 ? next : found;
     }
   } as unknown as T;

@@ -18,7 +18,7 @@ use crate::report::{Link, MARKER_BYTES_MAX, MARKERS_MAX, Marker, Transport};
 use crate::standby::Incoming;
 use crate::stream::{Shared, Stream};
 use crate::timeline::{Repaired, Repairs, Timeline};
-use crate::vitals::Vitals;
+use crate::vitals::{Shown, Vitals};
 
 /// How far a source may be ahead of real time before its session leaves its socket alone.
 pub const AHEAD_MAX: Duration = Duration::from_secs(2);
@@ -420,13 +420,13 @@ impl Leg {
     fn report_to(&mut self, shared: &mut Shared, at: Arrival) {
         let suspect_after = self.stream.suspect_after();
         let is_other = |leg: &&LegRecord| leg.id != self.id && !leg.is_slate() && leg.delivers(at.now, suspect_after);
-        let others = shared.legs.iter().filter(is_other).map(|leg| leg.bits).reduce(f64::min);
+        let others = shared.legs.iter().filter(is_other).map(|leg| leg.shown).reduce(Shown::and);
         let Some(leg) = shared.leg_mut(self.id) else { return };
         self.last_report = at.now;
         leg.observed = self.observer.snapshot();
         leg.repairs = self.timeline.repairs();
         let measured = self.vitals.look(at.now, leg.repairs, leg.transport.unwrap_or_default(), others);
-        leg.bits = self.vitals.bits();
+        leg.shown = self.vitals.shown();
         // What is seen says more than what it does to the bit rate.
         leg.weakness = leg.seen.clone().or(measured.map(|(_, evidence)| evidence));
         if let Some(before) = self.told.news(at.now, leg.repairs) {

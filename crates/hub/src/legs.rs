@@ -11,6 +11,7 @@ use crate::report::{Link, Marker, Publisher, SLATE_RANK, Transport};
 use crate::sample::Newest;
 use crate::standby::Standby;
 use crate::timeline::Repairs;
+use crate::vitals::Shown;
 
 /// How a leg does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,8 +135,8 @@ pub(crate) struct LegRecord {
     /// When its stamps jumped last.
     pub(crate) broke_at: Option<Instant>,
     pub(crate) apart: Apart,
-    /// The part of its usual bits that its pictures have now.
-    pub(crate) bits: f64,
+    /// What it has shown lately.
+    pub(crate) shown: Shown,
     /// What is wrong with it when it is looked at and listened to.
     pub(crate) seen: Option<String>,
     /// What was not looked at yet, where somebody does.
@@ -170,7 +171,7 @@ impl LegRecord {
             weakness: None,
             broke_at: None,
             apart: Apart::Near,
-            bits: 1.0,
+            shown: Shown::NOTHING,
             seen: None,
             newest: Newest::default(),
             observed: Observed::default(),

@@ -158,6 +158,8 @@ pub(crate) struct Program {
     audio_head: Option<i64>,
     /// The next picture is the first after a change of legs: what is missing before it, the switch tells.
     is_joined: bool,
+    /// Intervals between pictures since another encode joined.
+    since_join: usize,
     last_arrival: Option<Instant>,
     line: Line,
     /// How far it was pushed ahead of the line, because what was to be joined began a little before its end.
@@ -208,6 +210,7 @@ impl Program {
             steps: VecDeque::new(),
             audio_head: None,
             is_joined: false,
+            since_join: 0,
             last_arrival: None,
             line: Line::default(),
             ahead: 0,
@@ -567,6 +570,7 @@ impl Program {
                         self.steps.pop_front();
                     }
                     self.steps.push_back(unit.dts.0 - dts);
+                    self.since_join = self.since_join.saturating_add(1);
                 }
                 let highest = self.video.map_or(unit.pts.0, |(_, pts)| pts.max(unit.pts.0));
                 self.video = Some((unit.dts.0, highest));
@@ -590,17 +594,25 @@ impl Program {
         self.push(at, unit);
     }
 
-    /// Counts what is missing before a picture that is emitted now.
+    /// Counts what is missing before a picture that is emitted now, by the middle of the last intervals: those of one leg, and of one that
+    /// sends pictures steadily enough to have a usual one.
     fn note_hole(&mut self, dts: i64) {
-        let is_joined = std::mem::take(&mut self.is_joined);
-        let (interval, tolerance) = (self.interval(TrackKind::Video), self.tolerance(TrackKind::Video));
-        let usual = self.steps.iter().filter(|step| **step <= interval + tolerance).count();
-        let missing = self.expected(TrackKind::Video).map_or(0, |expected| dts - expected);
-        if is_joined || self.steps.len() < STEPS || 2 * usual <= STEPS || missing <= tolerance {
+        let Some(step) = self.video.map(|(last, _)| dts - last) else { return };
+        if std::mem::take(&mut self.is_joined)
+            || self.since_join < STEPS
+            || step <= self.interval(TrackKind::Video) * 3 / 2
+        {
+            return;
+        }
+        let mut steps: Vec<i64> = self.steps.iter().copied().collect();
+        steps.sort_unstable();
+        let usual = steps.get(STEPS / 2).copied().unwrap_or(i64::MAX);
+        let missing = step - usual;
+        if missing <= usual / 2 {
             return;
         }
         let holes = &mut self.stats.holes;
-        holes.pictures += u64::try_from((missing + interval / 2) / interval).unwrap_or(0);
+        holes.pictures += u64::try_from((missing + usual / 2) / usual).unwrap_or(0);
         holes.time += Duration::from_nanos(u64::try_from(Timescale::VIDEO.nanos(missing)).unwrap_or(0));
     }
 

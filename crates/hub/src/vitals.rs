@@ -11,6 +11,8 @@ use crate::timeline::Repairs;
 const LOOKS: usize = 4;
 /// Looks for the bit rate: pictures differ in size.
 const BIT_LOOKS: usize = 8;
+/// Looks for the sound: two more, so that others whose sound has stopped as well are known to have none.
+const SOUND_LOOKS: usize = LOOKS + 2;
 /// Looks after which the usual rates are known.
 const SETTLED: u32 = 10;
 /// A look that is shorter says nothing.
@@ -63,6 +65,9 @@ struct Usual {
 
 impl Usual {
     fn observe(&mut self, rate: f64) {
+        if self.rate <= 0.0 && rate > 0.0 {
+            self.looks = 0; // that there was nothing says nothing of what is usual
+        }
         self.looks = self.looks.saturating_add(1);
         if self.looks <= SETTLED {
             self.rate += (rate - self.rate) / f64::from(self.looks);
@@ -76,6 +81,25 @@ impl Usual {
     fn part(&self, count: u64, seconds: f64, least: f64) -> f64 {
         let is_known = self.looks >= SETTLED && self.rate * seconds >= least;
         if is_known { rate(count, seconds) / self.rate } else { 1.0 }
+    }
+}
+
+/// What a source has shown lately.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Shown {
+    /// The part of its usual bits that its pictures have.
+    pub(crate) bits: f64,
+    /// It brings sound.
+    pub(crate) is_heard: bool,
+}
+
+impl Shown {
+    /// Of a source of which nothing is known.
+    pub(crate) const NOTHING: Self = Self { bits: 1.0, is_heard: false };
+
+    /// The fewest bits of several, and whether any of them is heard.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self { bits: self.bits.min(other.bits), is_heard: self.is_heard || other.is_heard }
     }
 }
 
@@ -121,20 +145,24 @@ impl Vitals {
         self.looks.clear();
     }
 
-    /// The part of its usual bits that its pictures have now.
-    pub(crate) fn bits(&self) -> f64 {
+    /// What it has shown lately.
+    pub(crate) fn shown(&self) -> Shown {
+        Shown { bits: self.bits(), is_heard: self.sum(LOOKS).sound > 0 }
+    }
+
+    fn bits(&self) -> f64 {
         let longer = self.sum(BIT_LOOKS);
         self.bits.part(longer.bytes, longer.seconds, 1.0)
     }
 
-    /// Draws a verdict; what is wrong, with the evidence in words. `others` is the least part of their usual bits that other sources of the
-    /// stream have, where there are any: what all of them show at about the same time is the programme.
+    /// Draws a verdict; what is wrong, with the evidence in words. `others` are the other sources of the stream that
+    /// deliver: what all of the stream show at about the same time is the programme.
     pub(crate) fn look(
         &mut self,
         now: Instant,
         repairs: Repairs,
         transport: Transport,
-        others: Option<f64>,
+        others: Option<Shown>,
     ) -> Option<(Weakness, String)> {
         let passed = now.saturating_duration_since(self.since);
         if passed >= LOOK_MIN {
@@ -165,13 +193,15 @@ impl Vitals {
         self.verdict.map(|verdict| (verdict, self.evidence(verdict)))
     }
 
-    fn judge(&mut self, others: Option<f64>) {
+    fn judge(&mut self, others: Option<Shown>) {
         let recent = self.sum(LOOKS);
         let is = |weakness| self.verdict == Some(weakness);
         let pictures = self.pictures.part(recent.pictures, recent.seconds, PICTURES_MIN);
         // In silence an encoder may send a frame now and then: that is sound.
-        let sound = self.sound.part(recent.sound, recent.seconds, SOUND_MIN);
-        let bits = self.bits() / others.map_or(1.0, |least| least.clamp(0.01, 1.0));
+        let spoken = self.sum(SOUND_LOOKS);
+        let is_told = self.looks.len() >= SOUND_LOOKS && others.is_none_or(|others| others.is_heard);
+        let sound = if is_told { self.sound.part(spoken.sound, spoken.seconds, SOUND_MIN) } else { 1.0 };
+        let bits = self.bits() / others.map_or(1.0, |others| others.bits.clamp(0.01, 1.0));
         let repairs_min = |weakness| if is(weakness) { 1 } else { REPAIRS_MIN };
         let (lost_min, one_in) = if is(Weakness::Loss) { (1, 1000) } else { (LOST_MIN, 100) };
         self.verdict = if recent.disorder >= repairs_min(Weakness::Disorder) {
@@ -221,7 +251,7 @@ impl Vitals {
             }
             Weakness::Disorder => format!("{} timestamps out of order within {seconds:.1} s", recent.disorder),
             Weakness::Damage => format!("{} units that cannot be read within {seconds:.1} s", recent.damaged),
-            Weakness::NoSound => format!("no sound for {seconds:.1} s"),
+            Weakness::NoSound => format!("no sound for {:.1} s", self.sum(SOUND_LOOKS).seconds),
             Weakness::Loss => {
                 format!("{} of {} packets lost within {seconds:.1} s", recent.lost, recent.packets + recent.lost)
             }
@@ -243,14 +273,20 @@ mod tests {
         now: Instant,
         repairs: Repairs,
         transport: Transport,
-        others: Option<f64>,
+        others: Option<Shown>,
     }
 
     impl Bench {
         fn new() -> Self {
             let now = Instant::now();
             let (repairs, transport) = (Repairs::default(), Transport::default());
-            let mut bench = Self { vitals: Vitals::new(now), now, repairs, transport, others: Some(1.0) };
+            let mut bench = Self {
+                vitals: Vitals::new(now),
+                now,
+                repairs,
+                transport,
+                others: Some(Shown { bits: 1.0, is_heard: true }),
+            };
             assert_eq!(bench.run(20, 15, 10_000), None);
             bench
         }
@@ -319,11 +355,11 @@ mod tests {
     #[test]
     fn fewer_bits_are_no_fault_where_all_have_fewer_nor_for_ever_where_there_is_one() {
         let mut bench = Bench::new();
-        bench.others = Some(0.2); // it has come a little later there
+        bench.others = Some(Shown { bits: 0.2, is_heard: true }); // it has come a little later there
         assert_eq!(bench.run(60, 15, 500), None, "the picture stands still");
         let mut bench = Bench::new();
         assert_eq!(bench.run(1000, 15, 500), Some(Weakness::BitRate), "a preferred leg must not come back like this");
-        bench.others = Some(0.45);
+        bench.others = Some(Shown { bits: 0.45, is_heard: true });
         assert_eq!(bench.run(60, 15, 500), Some(Weakness::BitRate), "nor in a calm scene");
         let mut bench = Bench::new();
         bench.others = None;
@@ -346,10 +382,20 @@ mod tests {
         assert_eq!(speak(&mut bench, 20, 23), None);
         assert_eq!(speak(&mut bench, 20, 2), None, "silence that is not sent");
         assert_eq!(speak(&mut bench, 20, 23), None);
-        assert_eq!(speak(&mut bench, 3, 0), None, "not yet");
+        assert_eq!(speak(&mut bench, 5, 0), None, "not yet");
         assert_eq!(speak(&mut bench, 1, 0), Some(Weakness::NoSound));
-        assert_eq!(speak(&mut bench, 3, 2), Some(Weakness::NoSound), "crackling is not its end");
-        assert_eq!(speak(&mut bench, 4, 23), None);
+        assert_eq!(speak(&mut bench, 5, 2), Some(Weakness::NoSound), "crackling is not its end");
+        assert_eq!(speak(&mut bench, 6, 23), None);
+        bench.others = Some(Shown { bits: 1.0, is_heard: false });
+        assert_eq!(speak(&mut bench, 20, 0), None, "nobody has sound");
+        bench.others = None;
+        assert_eq!(speak(&mut bench, 1, 0), Some(Weakness::NoSound), "for whoever looks for the reason");
+
+        let mut bench = Bench::new();
+        bench.vitals.restart_sound();
+        assert_eq!(speak(&mut bench, 40, 0), None);
+        assert_eq!(speak(&mut bench, 20, 23), None, "late");
+        assert_eq!(speak(&mut bench, 6, 0), Some(Weakness::NoSound));
     }
 
     #[test]

@@ -551,6 +551,16 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_session_that_nobody_closed_panicked() {
+        let metrics = Metrics::register(&mut Registry::with_prefix("throughline"));
+        let closed =
+            |reason| metrics.sessions_closed.get_or_create(&SessionLabels { protocol: Protocol::rtmp, reason }).get();
+        metrics.session(Protocol::rtmp).close(CloseReason::peer);
+        drop(metrics.session(Protocol::rtmp));
+        assert_eq!((closed(CloseReason::peer), closed(CloseReason::panic)), (1, 1));
+    }
+
     /// `docs/metrics.md` as it follows from the declarations above. Figures of streams and of the process are read at a
     /// scrape and stand in the part that is written by hand.
     fn document() -> String {

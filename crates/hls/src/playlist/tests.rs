@@ -34,6 +34,42 @@ fn playlist(parts_of_last: usize) -> MediaPlaylist {
     playlist
 }
 
+#[test]
+fn ll_07_what_follows_a_gap_is_waited_for_and_what_is_in_it_is_answered() {
+    let mut open = playlist(3);
+    open.complete(0);
+    let begins = |number| Segment {
+        number,
+        parts: Vec::new(),
+        whole: Vec::new(),
+        is_complete: false,
+        duration: 0,
+        ..open.segments[0].clone()
+    };
+    let (gap, next) = (begins(13), begins(14));
+    open.begin(gap);
+    open.complete(1_200_000_000); // two parts and a piece
+    for (msn, part, expected) in [
+        (12, 2, "reply"),
+        (12, 3, "reply"), // past the end: part 0 of the gap, which is listed
+        (13, 2, "reply"),
+        (13, 3, "block"),
+        (14, 0, "block"),
+    ] {
+        assert_eq!(decide(&open, Some(msn), Some(part)), expected, "{msn} {part}");
+    }
+    assert_eq!(open.position(), Some(Position { msn: 13, part: Some(2) }));
+    let text = open.render(false, None);
+    let gaps: Vec<_> = text.lines().filter(|line| line.contains("GAP=YES")).collect();
+    let parts = [0, 1, 2].map(|index| format!("#EXT-X-PART:DURATION=0.40000,URI=\"v13.{index}.m4s\",GAP=YES"));
+    assert_eq!(gaps, parts);
+    assert!(matches!(open.resource("v13.0.m4s"), Resource::NotFound));
+    open.begin(next);
+    assert_eq!(decide(&open, Some(13), Some(3)), "block", "part 0 of 14 is not there yet");
+    open.add_part(open.segments[0].parts[0].clone());
+    assert_eq!(decide(&open, Some(13), Some(3)), "reply");
+}
+
 fn decide(playlist: &MediaPlaylist, msn: Option<u64>, part: Option<u64>) -> &'static str {
     match playlist.decide(Directives { msn, part, skip: false }) {
         Decision::Reply => "reply",

@@ -119,7 +119,7 @@ impl Program {
         let audio_shift = self.join_audio(&tracks, standby, at, anchor_pts, squeeze);
         self.set_tracks(tracks);
         self.stats.joins += 1;
-        self.is_joined = true;
+        (self.is_joined, self.since_join) = (true, 0);
         let has_pictures = standby.tracks.video.is_some();
         self.start_feed(at, leg, (squeeze.shift, audio_shift), known, is_silent);
         if let Some(feed) = self.feeds.first_mut() {
@@ -178,7 +178,7 @@ impl Program {
         let first = pictures.into_iter().map(|unit| unit.dts.0 + shifts.video).find(|dts| Some(*dts + interval) > next);
         // What it brings later follows without a hole.
         let missing = next.zip(first).map_or(0, |(next, first)| first - next).max(0);
-        self.is_joined = true;
+        self.is_joined = first.is_some();
         self.add_copy(at, leg, standby, shifts);
         self.feeds.retain(|feed| feed.leg == leg);
         self.stats.joins += 1;

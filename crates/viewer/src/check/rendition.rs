@@ -138,7 +138,7 @@ impl Rendition {
         for old in before.complete().filter(|old| old.range.is_none()) {
             match now.segment(old.number) {
                 None if old.number < now.media_sequence && !old.is_gap => self.removed.clone_from(&old.uri),
-                Some(new) if new.parts.is_empty() && !old.parts.is_empty() => {
+                Some(new) if new.parts.is_empty() && !old.parts.is_empty() && !old.is_gap => {
                     self.dropped = old.parts.first().map(|part| part.uri.clone());
                 }
                 _ => {}

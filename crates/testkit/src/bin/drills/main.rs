@@ -40,8 +40,10 @@ async fn main() -> ExitCode {
             is_met &= paths::two_paths(program, &folder, rounds, harm, Pair { are_srt: both, delays: [0, 0] }).await;
         }
     }
-    if is_wanted("loss") {
-        is_met &= paths::two_paths(program, &folder, rounds, Harm::Loss, Pair { are_srt: srt, delays: [0, 0] }).await;
+    if is_wanted("srt") {
+        for harm in [Harm::Kill, Harm::Loss] {
+            is_met &= paths::two_paths(program, &folder, rounds, harm, Pair { are_srt: srt, delays: [0, 0] }).await;
+        }
     }
     if is_wanted("encoders") {
         is_met &= sources::two_encoders(program, &folder, few, false, Backup::Alike).await;

@@ -36,6 +36,8 @@ const LOSS_PER_MILLE: u64 = 20;
 /// less than 200 ms later than one over RTMP.
 const SRT_DELAY_MS: u64 = 10;
 const BAD_LOSS_PER_MILLE: u64 = 300;
+/// Either end of SRT gives the other one up after five seconds; whoever sends calls again.
+const SRT_DEAD_SECONDS: f64 = 7.0;
 
 /// Two paths of one encode: what they are, and by how many milliseconds one is longer than the other.
 #[derive(Clone, Copy)]
@@ -82,9 +84,9 @@ impl Way {
                 seconds(2.5).await;
                 relay.set_loss(LOSS_PER_MILLE).await;
             }
-            (Self::Srt(relay), _) => {
+            (Self::Srt(relay), harm) => {
                 relay.cut.store(true, Ordering::Relaxed);
-                seconds(1.5).await;
+                seconds(if harm == Harm::Kill { SRT_DEAD_SECONDS } else { 1.5 }).await;
                 relay.cut.store(false, Ordering::Relaxed);
             }
         }
@@ -115,7 +117,12 @@ pub(crate) async fn two_paths(program: &Path, folder: &Path, rounds: usize, harm
     let key = server.key(0).await;
     let ways = [Way::open(&server, are_srt[0], delays[0], 9).await, Way::open(&server, are_srt[1], delays[1], 5).await];
     let outputs = ways.each_ref().map(|way| way.output(&key));
-    let length = u32::try_from(rounds).expect("few") * 6 + 20;
+    let longest = match (harm, are_srt.iter().filter(|is_srt| **is_srt).count()) {
+        (Harm::Kill, 2) => 14,
+        (Harm::Kill, 1) => 10,
+        _ => 6,
+    };
+    let length = u32::try_from(rounds).expect("few") * longest + 20;
     let making = Making { seconds: length, ..Making::default() };
     let source = Source::start(making, &folder.join("made.mkv"), &outputs);
     server.legs("healthy copy", 1).await;
