@@ -172,7 +172,8 @@ pub(crate) async fn flaps(program: &Path, folder: &Path, rounds: usize) -> bool 
     let server = Server::start(program, folder, "[slate]\nenabled = false\n").await;
     let backup = format!("rtmp://{}/live/{}", server.rtmp, server.key(1).await);
     let url = server.rtmp_url(server.rtmp).await;
-    beside_a_source(&server, folder, rounds, &[url], "a backup that comes and goes every second", async || {
+    let what = ("a backup that comes and goes every second", false);
+    beside_a_source(&server, folder, rounds, &[url], what, async || {
         let encoder = Backup::Alike.encoder(&backup);
         seconds(1.0).await;
         encoder.kill().await;
@@ -184,7 +185,7 @@ pub(crate) async fn flaps(program: &Path, folder: &Path, rounds: usize) -> bool 
 pub(crate) async fn leaked_key(program: &Path, folder: &Path, rounds: usize) -> bool {
     let server = Server::start(program, folder, "[slate]\nenabled = false\n").await;
     let url = server.rtmp_url(server.rtmp).await;
-    let what = "a third publisher has the key of two paths";
+    let what = ("a third publisher has the key of two paths", true);
     beside_a_source(&server, folder, rounds, &[url.clone(), url.clone()], what, async || {
         let _thief = Backup::Alike.encoder(&url);
         seconds(2.0).await;
@@ -198,7 +199,7 @@ async fn beside_a_source(
     folder: &Path,
     rounds: usize,
     urls: &[String],
-    what: &str,
+    (what, is_refused): (&str, bool),
     mut trouble: impl AsyncFnMut(),
 ) -> bool {
     let length = u32::try_from(rounds).expect("few") * 3 + 24;
@@ -228,7 +229,13 @@ async fn beside_a_source(
         times: harms.count(),
         lost: format!("{lost}, {breaks} discontinuities; {refused} refused, {switches} switch"),
         detected: harms.until(&events, |event| event.kind == "leg.refused" || is_detection(event)),
-        is_met: video.is_whole() && audio.is_whole() && felt.is_nothing() && breaks == 0 && switches == 1,
+        is_met: harms.count() == rounds
+            && is_refused == (refused >= rounds)
+            && video.is_whole()
+            && audio.is_whole()
+            && felt.is_nothing()
+            && breaks == 0
+            && switches == 1,
         felt: Some(felt),
         ..Row::default()
     };
@@ -259,7 +266,7 @@ pub(crate) async fn blip(program: &Path, folder: &Path, millis: u64) -> bool {
         lost,
         detected: harms.until(&events, is_detection),
         is_met: felt.page_goes_on()
-            && (millis > 1000 || felt.longest() <= 500)
+            && felt.longest() <= if millis > 1000 { millis + 2500 } else { 500 }
             && video.again == 0
             && (millis > 1000 || video.is_whole() && audio.is_whole()),
         felt: Some(felt),

@@ -163,7 +163,9 @@ pub(crate) async fn slate(program: &Path, folder: &Path, rounds: usize, is_silen
         lost: format!("back: at most {} ms", back.iter().max().copied().unwrap_or(0)),
         gaps: server.gaps(&[if is_silent { "silent" } else { "closed" }]).await,
         detected: harms.until(&events, is_detection),
-        is_met: switched.len() == harms.count()
+        is_met: harms.count() == rounds
+            && switched.len() == rounds
+            && back.iter().all(|gap| *gap <= 1000)
             && switched.iter().all(|after| *after <= aim)
             && felt.longest() <= aim
             && felt.page_goes_on(),
@@ -295,8 +297,11 @@ pub(crate) async fn restart(program: &Path, folder: &Path, rounds: usize) -> boo
     seconds(3.0).await;
     let players = Players::watch(&server, u64::try_from(rounds).expect("few") * 12 + 12);
     seconds(3.0).await;
+    let mut first_numbers = Vec::new();
     for _ in 0..rounds {
         let text = media_playlist(&server).await;
+        let first = text.lines().find_map(|line| line.strip_prefix("#EXT-X-MEDIA-SEQUENCE:")?.parse::<u64>().ok());
+        first_numbers.push(first.expect("it has one"));
         // A window may list what was there before; a name with other bytes is what must not be.
         for name in text.lines().filter(|line| !line.starts_with('#') && line.contains(".m4s")) {
             let bytes = testkit::http::get(server.http, &media_path(&server, name).await).await.body;
@@ -321,7 +326,11 @@ pub(crate) async fn restart(program: &Path, folder: &Path, rounds: usize) -> boo
         times: rounds,
         lost: format!("{twice} names have other bytes than before; it listens after {listens} ms"),
         // Its encoder needs a second of that.
-        is_met: twice == 0 && felt.page_goes_on() && felt.longest() <= 3000 && told.len() == rounds,
+        is_met: twice == 0
+            && first_numbers.is_sorted()
+            && felt.page_goes_on()
+            && felt.longest() <= 3000
+            && told.len() == rounds,
         gaps: told,
         felt: Some(felt),
         ..Row::default()
