@@ -49,11 +49,11 @@ soak:
 	@$(CARGO) build $(LOCKED) --release --quiet --package throughline-server --package throughline-testkit
 	@$(CARGO) xtask soak $(MINUTES)
 
-# Paths, encoders and the server die, and players that are not ours count what they lost. Results: docs/drills.md. WHAT=copies,
-# mixed, srt, encoders, reconnect, flaps, key, slate, blip, sparse or restart runs one kind alone; WHAT=alternation runs for ROUNDS minutes.
+# Paths, encoders and the server die, and players that are not ours count what they lost; needs root, to lose packets of TCP. Results:
+# docs/drills.md. WHAT=copies, mixed, srt, encoders, reconnect, flaps, key, slate, blip, sparse or restart runs one kind alone; WHAT=alternation runs for ROUNDS minutes.
 ROUNDS = 100
 drills:
-	@$(CARGO) xtask setup test
+	@$(CARGO) xtask setup drills
 	@$(CARGO) build $(LOCKED) --release --quiet --package throughline-server --package throughline-testkit
 	@target/release/drills target/release/throughline $(ROUNDS) $(WHAT)
 

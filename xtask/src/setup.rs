@@ -38,6 +38,8 @@ const NGINX_RTMP: &str = "/usr/lib/nginx/modules/ngx_rtmp_module.so";
 const FOR_BONDING: [(&str, &str); 4] =
     [("cmake", "cmake"), ("make", "make"), ("g++", "g++"), ("pkg-config", "pkg-config")];
 const OPENSSL_HEADER: &str = "/usr/include/openssl/ssl.h";
+/// Loses packets of TCP.
+const FOR_DRILLS: [(&str, &str); 1] = [("nft", "nftables")];
 const FOR_OBS: [(&str, &str); 2] = [("obs", "obs-studio"), ("Xvfb", "xvfb")];
 /// GStreamer's elements are files, not programs.
 const GSTREAMER_ELEMENTS: &str = "/usr/lib/x86_64-linux-gnu/gstreamer-1.0/libgstrtmp2.so";
@@ -67,6 +69,11 @@ pub(crate) fn for_bench() -> anyhow::Result<()> {
         wanted.push("libnginx-mod-rtmp");
     }
     packages(&wanted)
+}
+
+pub(crate) fn for_drills() -> anyhow::Result<()> {
+    for_test()?;
+    packages(&missing(&FOR_DRILLS))
 }
 
 pub(crate) fn for_obs() -> anyhow::Result<()> {

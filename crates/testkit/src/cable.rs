@@ -9,6 +9,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::programs::Program;
+
 /// How the path is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -84,6 +86,34 @@ impl Cable {
         tokio::time::sleep(duration).await;
         self.resume();
     }
+
+    /// The kernel loses so many of 1,000 packets between encoder and path, both ways, for so long; TCP sends them again.
+    ///
+    /// # Panics
+    /// The caller is not root, or nftables is not installed.
+    pub async fn lose(&self, per_mille: u64, duration: Duration) {
+        let port = self.address.port();
+        let table = format!("inet throughline_cable_{port}");
+        // The port leaves the set by itself, should this program be killed meanwhile.
+        let rules = format!(
+            "add table {table}
+            add set {table} lossy {{ type inet_service; flags timeout; }}
+            add chain {table} arriving {{ type filter hook input priority 0; }}
+            add rule {table} arriving tcp dport @lossy numgen random mod 1000 < {per_mille} drop
+            add rule {table} arriving tcp sport @lossy numgen random mod 1000 < {per_mille} drop
+            add element {table} lossy {{ {port} timeout {}ms }}",
+            duration.as_millis()
+        );
+        filter(&rules).await;
+        tokio::time::sleep(duration).await;
+        filter(&format!("delete table {table}")).await;
+    }
+}
+
+/// Tells the kernel's packet filter.
+async fn filter(rules: &str) {
+    let (is_done, _, error) = Program::start("/usr/sbin/nft", [rules]).finish().await;
+    assert!(is_done, "packets are lost by nftables, which needs root: {error}");
 }
 
 async fn relay(

@@ -31,7 +31,8 @@ async fn main() -> ExitCode {
     let mut is_met = true;
     let [rtmp, both, srt] = [[false, false], [false, true], [true, true]];
     if is_wanted("copies") {
-        for (harm, delays) in [(Harm::Kill, [0, 0]), (Harm::BlackHole, [150, 0]), (Harm::Stall, [0, 180])] {
+        let harms = [Harm::Kill, Harm::BlackHole, Harm::Stall, Harm::Loss];
+        for (harm, delays) in harms.into_iter().zip([[0, 0], [150, 0], [0, 180], [0, 0]]) {
             is_met &= paths::two_paths(program, &folder, rounds, harm, Pair { are_srt: rtmp, delays }).await;
         }
     }

@@ -30,12 +30,13 @@ enum Way {
 /// Where and when harm is done is drawn from this.
 pub(crate) const SEED: u64 = 88_172_645_463_325_252;
 
-/// Of 1,000 datagrams so many are lost on an SRT path that is well, and on one that is not.
+/// Of 1,000 datagrams so many are lost on an SRT path that is well; of 1,000 packets, on any path that is not.
 const LOSS_PER_MILLE: u64 = 20;
 /// One way. SRT's usual latency of 120 ms is six round trips of it (four are recommended): a path that is well loses nothing by itself, and is
 /// less than 200 ms later than one over RTMP.
 const SRT_DELAY_MS: u64 = 10;
 const BAD_LOSS_PER_MILLE: u64 = 300;
+const BAD_LOSS: Duration = Duration::from_millis(2500);
 /// Either end of SRT gives the other one up after five seconds; whoever sends calls again.
 const SRT_DEAD_SECONDS: f64 = 7.0;
 
@@ -70,7 +71,6 @@ impl Way {
 
     async fn harm(&self, harm: Harm) {
         match (self, harm) {
-            (Self::Rtmp(_), Harm::Loss) => {} // TCP has none
             (Self::Rtmp(cable), Harm::Kill) => cable.cut(),
             (Self::Rtmp(cable), Harm::BlackHole) => {
                 cable.hold();
@@ -79,9 +79,10 @@ impl Way {
                 cable.resume();
             }
             (Self::Rtmp(cable), Harm::Stall) => cable.stall(Duration::from_secs(2)).await,
+            (Self::Rtmp(cable), Harm::Loss) => cable.lose(BAD_LOSS_PER_MILLE, BAD_LOSS).await,
             (Self::Srt(relay), Harm::Loss) => {
                 relay.set_loss(BAD_LOSS_PER_MILLE).await;
-                seconds(2.5).await;
+                tokio::time::sleep(BAD_LOSS).await;
                 relay.set_loss(LOSS_PER_MILLE).await;
             }
             (Self::Srt(relay), harm) => {
@@ -117,12 +118,15 @@ pub(crate) async fn two_paths(program: &Path, folder: &Path, rounds: usize, harm
     let key = server.key(0).await;
     let ways = [Way::open(&server, are_srt[0], delays[0], 9).await, Way::open(&server, are_srt[1], delays[1], 5).await];
     let outputs = ways.each_ref().map(|way| way.output(&key));
-    let longest = match (harm, are_srt.iter().filter(|is_srt| **is_srt).count()) {
-        (Harm::Kill, 2) => 14,
-        (Harm::Kill, 1) => 10,
-        _ => 6,
+    // Seconds that a round takes on average, and some more; the last rounds have what the first ones left.
+    let round = match (harm, are_srt.iter().filter(|is_srt| **is_srt).count()) {
+        (Harm::Kill, 0) => 3,
+        (Harm::Kill, 1) => 7,
+        (Harm::Kill, _) => 12,
+        (Harm::BlackHole | Harm::Stall, _) => 5,
+        (Harm::Loss, _) => 6,
     };
-    let length = u32::try_from(rounds).expect("few") * longest + 20;
+    let length = u32::try_from(rounds).expect("few") * round + 26;
     let making = Making { seconds: length, ..Making::default() };
     let source = Source::start(making, &folder.join("made.mkv"), &outputs);
     server.legs("healthy copy", 1).await;
@@ -134,8 +138,7 @@ pub(crate) async fn two_paths(program: &Path, folder: &Path, rounds: usize, harm
     let mut random = Random(SEED);
     let (mut harms, mut breaks) = (Harms::default(), 0);
     while harms.count() < rounds && began.elapsed() < Duration::from_secs(u64::from(length) - 16) {
-        // TCP loses nothing.
-        let way = &ways[if harm == Harm::Loss && !are_srt[0] { 1 } else { harms.count() % 2 }];
+        let way = &ways[harms.count() % 2];
         harms.mark();
         way.harm(harm).await;
         seconds(0.6).await; // what was done has been noticed
