@@ -124,6 +124,8 @@ pub struct NewKey {
 
 /// Events that are kept.
 const EVENTS_MAX: i64 = 10_000;
+/// Events that may have been told and are not written yet when the server is killed: as many as wait in memory.
+const UNWRITTEN_MAX: i64 = 4096;
 
 /// Where a broadcast stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -319,13 +321,14 @@ impl Store {
         Ok(self.write(read).await.map_err(|_| StoreError::Closed)??)
     }
 
-    /// The number the next event must have, so that none is used twice.
+    /// The number the next event must have, so that none is used twice, also of those that a killed server told and did not write.
     ///
     /// # Errors
     /// The database cannot be read.
     pub async fn next_event(&self) -> Result<u64, StoreError> {
         let read = |connection: &Connection| {
-            connection.query_row("SELECT COALESCE(MAX(number) + 1, 0) FROM events", [], |row| row.get::<_, i64>(0))
+            let query = "SELECT COALESCE(MAX(number) + 1 + ?1, 0) FROM events";
+            connection.query_row(query, [UNWRITTEN_MAX], |row| row.get::<_, i64>(0))
         };
         let next = self.write(read).await.map_err(|_| StoreError::Closed)??;
         Ok(u64::try_from(next).unwrap_or(0))
@@ -548,7 +551,7 @@ mod tests {
         drop(store);
 
         let store = Store::open(folder.path()).expect("opens");
-        assert_eq!(store.next_event().await.expect("reads"), 6);
+        assert_eq!(store.next_event().await.expect("reads"), 6 + 4096, "what may not have been written is left out");
         let odd = store.events(Some("odd".parse().expect("a name")), None, 2).await.expect("reads");
         assert_eq!(odd, [event(5), event(3)]);
         assert_eq!(store.events(None, Some(2), 10).await.expect("reads"), [event(1), event(0)]);

@@ -305,11 +305,12 @@ impl Connection<'_> {
                 is_fetched: false,
             };
             self.gateway.hub.publish(arrival(), &grant.stream, publisher).map_err(|error| {
-                let reason = if matches!(error, PublishError::Busy(_) | PublishError::Full(_)) {
-                    RejectReason::busy
-                } else {
-                    RejectReason::limit
-                };
+                let reason =
+                    if matches!(error, PublishError::Busy(_) | PublishError::Full(_) | PublishError::TooManyLegs(_)) {
+                        RejectReason::busy
+                    } else {
+                        RejectReason::limit
+                    };
                 (reason, Rejection::BadName(error.to_string()))
             })
         });

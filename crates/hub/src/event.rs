@@ -32,6 +32,8 @@ pub enum EventKind {
     Merged,
     /// Legs that carried the same encode no longer do.
     Parted,
+    /// What one leg lacked another one brought.
+    Filled,
     /// Pictures are missing that no leg brought.
     Hole,
     /// Media flows again, or for the first time.
@@ -48,7 +50,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::LegJoined,
         Self::LegLeft,
         Self::LegState,
@@ -58,6 +60,7 @@ impl EventKind {
         Self::Switched,
         Self::Merged,
         Self::Parted,
+        Self::Filled,
         Self::Hole,
         Self::Live,
         Self::Lost,
@@ -78,6 +81,7 @@ impl EventKind {
             Self::Switched => "stream.switched",
             Self::Merged => "stream.merged",
             Self::Parted => "stream.parted",
+            Self::Filled => "stream.filled",
             Self::Hole => "stream.hole",
             Self::Live => "stream.live",
             Self::Lost => "stream.lost",
@@ -142,9 +146,9 @@ pub struct Event {
     pub reason: Option<SwitchReason>,
     /// What was seen, in words.
     pub text: String,
-    /// Program time without a picture, for a switch; time without media, where it flows again.
+    /// Program time without a picture, for a switch and a hole; time without media, where it flows again.
     pub gap: Option<Duration>,
-    /// Pictures that are missing in the program, for a switch: the gap in usual intervals.
+    /// Pictures that are missing in the program, for a switch and a hole: the gap in usual intervals.
     pub units_lost: Option<u64>,
 }
 

@@ -103,6 +103,9 @@ pub enum PublishError {
     /// Two legs with this key are healthy.
     #[error("stream '{0}' has two healthy publishers with this key already; stop one of them, or create another key")]
     Full(StreamName),
+    /// It has as many legs as a stream can have.
+    #[error("stream '{0}' has {max} legs already, which is the most; stop one of them", max = LEGS_MAX)]
+    TooManyLegs(StreamName),
     /// The stream is ending at this very moment.
     #[error("stream '{0}' is just ending; connect again")]
     Ending(StreamName),
@@ -138,6 +141,7 @@ pub(crate) struct Shared {
     /// It stays without a source.
     is_kept: bool,
     told_holes: Told<Holes>,
+    told_filled: Told<u64>,
     /// When a refused publisher was told of.
     refused_at: Option<Instant>,
     /// Since when there is a single leg.
@@ -212,6 +216,7 @@ impl Stream {
             sourceless_since: None,
             is_kept: false,
             told_holes: Told::default(),
+            told_filled: Told::default(),
             refused_at: None,
             alone_since: None,
             pinned: None,
@@ -395,12 +400,16 @@ impl Stream {
             let legs = shared.legs.iter().filter(|leg| with_key.contains(&leg.id) && silent(leg));
             legs.max_by_key(|leg| (leg.has_hung_up, leg.silence(at.now))).map(|leg| leg.id)
         };
+        let full = |name: &StreamName| {
+            let is_key_full = with_key.len() >= LEGS_OF_A_KEY_MAX;
+            if is_key_full { PublishError::Full(name.clone()) } else { PublishError::TooManyLegs(name.clone()) }
+        };
         let replaced = match self.config.second_publisher {
             SecondPublisher::Backup if with_key.len() < LEGS_OF_A_KEY_MAX && sources < LEGS_MAX => {
                 return Ok(());
             }
             SecondPublisher::Backup => {
-                vec![longest_silent(shared).ok_or_else(|| PublishError::Full(self.name.clone()))?]
+                vec![longest_silent(shared).ok_or_else(|| full(&self.name))?]
             }
             SecondPublisher::TakeOver => with_key,
             SecondPublisher::Refuse if with_key.is_empty() => Vec::new(),
@@ -409,7 +418,7 @@ impl Stream {
             }
         };
         if sources >= LEGS_MAX + replaced.len() {
-            return Err(PublishError::Full(self.name.clone()));
+            return Err(PublishError::TooManyLegs(self.name.clone()));
         }
         for id in replaced {
             if let Some(leg) = shared.leg(id) {
@@ -566,6 +575,7 @@ impl Stream {
             shared.program.release_all(at);
         });
         self.tell_holes(&mut shared, at);
+        self.tell_filled(&mut shared, at);
         if shared.alone_since.is_some_and(|since| at.now.saturating_duration_since(since) >= HASH_ON) {
             self.has_several_legs.store(false, Ordering::Relaxed);
         }
@@ -588,6 +598,13 @@ impl Stream {
         let text = format!("no leg brought {pictures} pictures, {} ms", gap.as_millis());
         let draft = Draft::new(EventKind::Hole, shared.program.leader(), text);
         self.tell(at, Draft { gap: Some(gap), units_lost: Some(pictures), ..draft });
+    }
+
+    fn tell_filled(&self, shared: &mut Shared, at: Arrival) {
+        let filled = shared.program.copy_stats().repaired;
+        let Some(before) = shared.told_filled.news(at.now, filled) else { return };
+        let text = format!("holes of one leg that another filled: {}; nothing is missing there", filled - before);
+        self.tell(at, Draft { units_lost: Some(0), ..Draft::new(EventKind::Filled, shared.program.leader(), text) });
     }
 
     /// The operator ends the stream.

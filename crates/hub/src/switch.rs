@@ -47,7 +47,9 @@ fn is_known(shared: &Shared, leg: &LegRecord, now: Instant) -> bool {
 impl Stream {
     /// Changes the leg that leads, if there is a reason and a leg that can.
     pub(crate) fn consider(&self, shared: &mut Shared, at: Arrival) {
-        shared.forced = shared.forced.filter(|forced| shared.program.leader() != Some(*forced));
+        if shared.forced.is_some() && shared.forced == shared.program.leader() {
+            shared.chosen = shared.forced.take(); // it leads already, and stays
+        }
         for (target, reason) in self.targets(shared, at.now) {
             if self.switch(shared, at, target, reason) {
                 return;
@@ -157,8 +159,8 @@ impl Stream {
             }
         }
         // Where an operator put the stream it stays, while that leg is healthy.
-        shared.chosen = Some(target).filter(|_| reason == SwitchReason::Operator);
-        (shared.cause, shared.forced) = (Cause::Nobody, shared.forced.filter(|forced| *forced != target));
+        shared.chosen = shared.forced.take_if(|forced| *forced == target);
+        shared.cause = Cause::Nobody;
         self.after_change(shared, at, None);
         true
     }
@@ -325,13 +327,17 @@ impl Stream {
     /// Tells of legs whose health changed.
     pub(crate) fn note_health(&self, shared: &mut Shared, at: Arrival) {
         let suspect_after = self.suspect_after();
-        for leg in &mut shared.legs {
+        let Shared { legs, chosen, .. } = shared;
+        for leg in legs {
             let state = leg.health(at.now, suspect_after);
             if matches!(state, LegState::Suspect | LegState::Dead) {
                 leg.healthy_since = None;
             }
             if std::mem::replace(&mut leg.state, state) == state {
                 continue;
+            }
+            if state != LegState::Healthy {
+                chosen.take_if(|chosen| *chosen == leg.id); // one that was not well when it was chosen stays
             }
             let evidence = match state {
                 LegState::Dead if leg.has_hung_up => ": its peer has closed".into(),
@@ -357,7 +363,7 @@ impl Stream {
         self.operate(at, leg, text, |shared| (shared.pinned, shared.chosen) = (leg, None))
     }
 
-    /// Wants the stream on a leg, once: at its next random access point.
+    /// Wants the stream on a leg, at its next random access point, and while it is healthy.
     ///
     /// # Errors
     /// There is no such leg.

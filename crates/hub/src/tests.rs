@@ -430,6 +430,7 @@ fn holes_of_one_copy_are_filled_by_the_other() {
         assert_eq!(world.missing(1), [0, 0], "{first} and {second} ms: {:?}", world.status().copies);
         assert_eq!(world.silence, 0, "no silence where there was sound");
         assert!(world.status().copies.repaired > 0);
+        assert!(world.hub.events().since(0, 1000).iter().any(|event| event.kind == EventKind::Filled));
     }
 }
 

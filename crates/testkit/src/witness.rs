@@ -79,6 +79,8 @@ pub struct Hashes {
     pub video: Vec<String>,
     /// As it was coded.
     pub audio: Vec<String>,
+    /// When each picture is shown, in milliseconds.
+    pub shown_ms: Vec<i64>,
 }
 
 const HASHED: [&str; 12] =
@@ -94,15 +96,28 @@ impl Hashes {
 
     fn parse(text: &str) -> Self {
         let mut hashes = Self::default();
+        let base = text.lines().find_map(|line| line.strip_prefix("#tb 0: ")?.split_once('/'));
+        let [count, hz] = base.map_or(["1"; 2], |(count, hz)| [count, hz]).map(|text| text.parse().unwrap_or(1_i64));
         for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let mut fields = line.split(',').map(str::trim);
-            let track = fields.next().unwrap_or_default();
-            let Some(hash) = fields.nth(4) else { continue }; // the last line may be cut
-            if hash.len() == 32 {
-                if track == "0" { &mut hashes.video } else { &mut hashes.audio }.push(hash.to_owned());
+            let fields: Vec<&str> = line.split(',').map(str::trim).collect();
+            let [track, _, shown, _, _, hash] = fields[..] else { continue }; // the last line may be cut
+            if hash.len() != 32 {
+                continue;
+            }
+            if track == "0" {
+                hashes.video.push(hash.to_owned());
+                hashes.shown_ms.push(1000 * count * shown.parse::<i64>().unwrap_or_default() / hz);
+            } else {
+                hashes.audio.push(hash.to_owned());
             }
         }
         hashes
+    }
+
+    /// The longest time from one picture to the next, in milliseconds, and how many are shown no later than the one before.
+    pub fn pace(&self) -> (i64, usize) {
+        let steps = || self.shown_ms.windows(2).map(|pair| pair[1] - pair[0]);
+        (steps().max().unwrap_or_default(), steps().filter(|step| *step <= 0).count())
     }
 }
 
@@ -200,9 +215,11 @@ mod tests {
 
     #[test]
     fn lines_of_framemd5_are_read_and_a_cut_one_is_left_out() {
-        let text = "#codec\n0, 0, 0, 1, 345600, 3ba13fb7a6943722da2344d1a34e2f03\n1, 0, 0, 1024, 341, \
-                    6b26412e66cf818212cc0b26199ad076\n0, 1, 1, 1, 345600, 3ba13f";
+        let text = "#tb 0: 1/90000\n0, 0, 0, 1, 345600, 3ba13fb7a6943722da2344d1a34e2f03\n1, 0, 0, 1024, 341, \
+                    6b26412e66cf818212cc0b26199ad076\n0, 3000, 9000, 1, 345600, 4ba13fb7a6943722da2344d1a34e2f03\n\
+                    0, 3000, 6000, 1, 345600, 5ba13fb7a6943722da2344d1a34e2f03\n0, 1, 1, 1, 345600, 3ba13f";
         let hashes = Hashes::parse(text);
-        assert_eq!((hashes.video.len(), hashes.audio.len()), (1, 1));
+        assert_eq!((hashes.video.len(), hashes.audio.len()), (3, 1));
+        assert_eq!(hashes.pace(), (100, 1));
     }
 }

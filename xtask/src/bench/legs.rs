@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
@@ -89,7 +89,7 @@ pub(super) fn outage(folder: &Path) -> anyhow::Result<()> {
     println!("{LOSERS} streams of 2 Mbit/s; their slates were made in {} s", began.elapsed().as_secs());
     sleep(SETTLE);
     let with_sources = share_of_a_core(ours.server.0.id(), SETTLE)?;
-    let lost = Instant::now();
+    let killed = SystemTime::now();
     let id = replaying.0.id().to_string();
     Command::new("kill").args(["-9", &id]).status()?;
     let mut shares = Vec::new();
@@ -98,7 +98,7 @@ pub(super) fn outage(folder: &Path) -> anyhow::Result<()> {
     }
     println!("  with sources {with_sources:.0} % of a core; by second after their loss: {} %", shares.join(" "));
     drop(replaying);
-    told(&ours, lost.elapsed())?;
+    told(&ours, killed)?;
     let used = processor_time(ours.server.0.id())?;
     sleep(SETTLE);
     let share = 100.0 * (processor_time(ours.server.0.id())? - used).as_secs_f64() / SETTLE.as_secs_f64();
@@ -106,19 +106,17 @@ pub(super) fn outage(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// From the loss of each stream to its slate, by the server's events.
-fn told(ours: &Ours, since: Duration) -> anyhow::Result<()> {
+/// From the end of the encoders to the slate of each stream, by the server's events.
+fn told(ours: &Ours, killed: SystemTime) -> anyhow::Result<()> {
+    let killed_ms = u64::try_from(killed.duration_since(SystemTime::UNIX_EPOCH)?.as_millis())?;
     let mut waits = Vec::new();
     for stream in names(LOSERS) {
         let mut command = Command::new(program("throughline"));
         let output = command.args(["events", &stream, "--json", "--state"]).arg(&ours.state).output()?;
         let events: Vec<Value> = serde_json::from_slice(&output.stdout).context("events")?;
-        let when = |kind: &str| {
-            events.iter().filter(|event| event["kind"] == kind).filter_map(|event| event["utc_ms"].as_u64()).max()
-        };
-        if let (Some(lost), Some(switched)) = (when("stream.lost"), when("stream.switched")) {
-            waits.extend(switched.checked_sub(lost));
-        }
+        let switches = events.iter().filter(|event| event["kind"] == "stream.switched");
+        let after = switches.filter_map(|event| event["utc_ms"].as_u64()?.checked_sub(killed_ms));
+        waits.extend(after.min());
     }
     waits.sort_unstable();
     let slates = ours.streams()?.iter().filter(|stream| stream["publisher"]["protocol"] == "slate").count();
@@ -127,7 +125,7 @@ fn told(ours: &Ours, since: Duration) -> anyhow::Result<()> {
         waits.len(),
         waits.get(waits.len() / 2).context("no slate was shown")?,
         waits.last().context("no slate was shown")?,
-        since.as_secs_f64()
+        killed.elapsed()?.as_secs_f64()
     );
     Ok(())
 }

@@ -29,14 +29,14 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// One thing that happened to a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventView {
-    /// Counts up, over restarts too.
+    /// Counts up, over restarts too, at each of which it leaves some out.
     pub number: i64,
     /// When, in milliseconds since 1970, UTC.
     pub utc_ms: i64,
     /// Whose.
     pub stream: String,
-    /// `leg.joined`, `leg.left`, `leg.state`, `leg.refused`, `leg.repaired`, `leg.apart`, `slate.missing`, `stream.switched`, `stream.merged`, `stream.parted`, `stream.live`,
-    /// `stream.lost`, `stream.ended`, `operator`.
+    /// `leg.joined`, `leg.left`, `leg.state`, `leg.refused`, `leg.repaired`, `leg.apart`, `slate.missing`, `stream.switched`, `stream.merged`, `stream.parted`,
+    /// `stream.filled`, `stream.hole`, `stream.live`, `stream.lost`, `stream.ended`, `operator`.
     pub kind: String,
     /// The leg it is about, where it is about one.
     pub leg: Option<i64>,
@@ -44,9 +44,9 @@ pub struct EventView {
     pub reason: Option<String>,
     /// What was seen, in words.
     pub text: String,
-    /// Program time without a picture, for a switch; time without media, where it flows again.
+    /// Program time without a picture, for a switch and a hole; time without media, where it flows again.
     pub gap_ms: Option<i64>,
-    /// Pictures that are missing in the program, for a switch.
+    /// Pictures that are missing in the program, for a switch and a hole.
     pub units_lost: Option<i64>,
 }
 
@@ -189,14 +189,14 @@ pub(super) fn now() -> Arrival {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum LegChange {
-    /// Hold the stream on a leg while that is healthy.
+    /// Hold the stream on a leg while that is connected; another one feeds it while that one is silent.
     Pin {
         /// Its number.
         leg: u64,
     },
     /// Let go of it.
     Unpin {},
-    /// Go on with a leg, once: at its next random access point.
+    /// Go on with a leg, at its next random access point, or stay with it, while it is healthy.
     Switch {
         /// Its number.
         leg: u64,

@@ -142,7 +142,10 @@ impl<'a> Session<'a> {
                 match gateway.hub.publish(arrival(), &grant.stream, publisher) {
                     Ok(leg) => Self::publishing(gateway, path, group, leg, settings.silent_after),
                     Err(error) => {
-                        let is_busy = matches!(error, PublishError::Busy(_) | PublishError::Full(_));
+                        let is_busy = matches!(
+                            error,
+                            PublishError::Busy(_) | PublishError::Full(_) | PublishError::TooManyLegs(_)
+                        );
                         let reason = if is_busy { RejectReason::busy } else { RejectReason::limit };
                         return Err(refuse(reason, &refusal, &error.to_string()));
                     }

@@ -242,7 +242,8 @@ fn a_slate_is_shown_beside_as_many_legs_as_there_may_be() {
     let mut world = World::new(HubConfig::default());
     let legs: Vec<_> = (0..8).map(|key| world.connect(&key.to_string(), 0)).collect();
     let publisher = |rank| Publisher { protocol: "rtmp", key_id: "x".into(), rank, ..Publisher::default() };
-    assert!(world.hub.publish(world.at(), &name(), publisher(0)).is_err(), "eight");
+    let ninth = world.hub.publish(world.at(), &name(), publisher(0));
+    assert!(matches!(ninth, Err(crate::PublishError::TooManyLegs(_))), "{ninth:?}");
     let slate = world.hub.publish(world.at(), &name(), publisher(crate::SLATE_RANK)).expect("a slate is no ninth");
     assert_eq!(world.status().legs.len(), 9);
     drop((legs, slate));

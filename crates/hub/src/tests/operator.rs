@@ -20,7 +20,6 @@ fn what_the_operator_says_comes_first() {
     run(&mut world, 0, 4);
     stream.pin(world.at(), Some(1)).expect("is there");
     run(&mut world, 4, 20);
-    let leader = |world: &World| world.status().legs.first().map(|leg| leg.id);
     assert_eq!(leader(&world), Some(1), "held, although the other one is preferred");
     stream.pin(world.at(), None).expect("can be let go");
     run(&mut world, 20, 23);
@@ -32,23 +31,74 @@ fn what_the_operator_says_comes_first() {
     world.check();
 }
 
-#[test]
-fn where_an_operator_put_the_stream_it_stays() {
+/// Two encoders of different rank; `act` is called before each picture with the second that begins there, if one does.
+fn two_ranks(seconds: i64, mut act: impl FnMut(&World, &crate::Stream, i64), silent: std::ops::Range<i64>) -> World {
     let mut world = World::new(HubConfig { hold_down: Duration::from_secs(1), ..HubConfig::default() });
     let paths = [path(1, 0, 20, true), path(2, 0, 20, true)];
     let mut legs = [world.connect("a", 0), world.connect("b", 1)];
     let stream = std::sync::Arc::clone(legs[0].stream());
-    for made in units(1, 0, 15 * SECOND) {
+    for made in units(1, 0, seconds * SECOND) {
         world.now_nanos = made.nanos();
+        if made.track == 0 && made.number % RATE == 0 {
+            act(&world, &stream, made.number / RATE);
+        }
         for (leg, path) in legs.iter_mut().zip(&paths) {
-            world.bring(leg, path, Made { encode: path.encode, ..made });
+            if path.encode == 2 || !silent.contains(&(made.nanos() / SECOND)) {
+                world.bring(leg, path, Made { encode: path.encode, ..made });
+            }
         }
         world.tick();
-        if made.number == 5 * RATE && made.track == 0 {
-            stream.switch_to(world.at(), 1).expect("is there");
-        }
     }
     world.check();
-    assert_eq!(world.status().legs.first().map(|leg| leg.id), Some(1));
+    world
+}
+
+fn leader(world: &World) -> Option<u64> {
+    world.status().legs.first().map(|leg| leg.id)
+}
+
+#[test]
+fn where_an_operator_put_the_stream_it_stays() {
+    let act = |world: &World, stream: &crate::Stream, second| {
+        if second == 5 {
+            stream.switch_to(world.at(), 1).expect("is there");
+        }
+    };
+    let world = two_ranks(15, act, 0..0);
+    assert_eq!(leader(&world), Some(1));
     assert_eq!(world.switches().len(), 2);
+}
+
+#[test]
+fn the_leg_that_leads_stays_when_it_is_wanted() {
+    let act = |world: &World, stream: &crate::Stream, second| {
+        if second == 8 {
+            stream.switch_to(world.at(), 1).expect("is there"); // the preferred one has just failed, and is back from second 9 on
+        }
+    };
+    let world = two_ranks(20, act, 6..9);
+    assert_eq!(leader(&world), Some(1));
+    let world = two_ranks(20, |_, _, _| {}, 6..9);
+    assert_eq!(leader(&world), Some(0), "nobody said so");
+}
+
+#[test]
+fn a_leg_that_was_chosen_gives_way_when_it_is_not_well_any_more() {
+    let weak =
+        |world: &World, stream: &crate::Stream| stream.set_seen(world.at(), &[(1, Some("a black picture".into()))]);
+    let act = |world: &World, stream: &crate::Stream, second| match second {
+        5 => stream.switch_to(world.at(), 1).expect("is there"),
+        10 => weak(world, stream),
+        _ => {}
+    };
+    let world = two_ranks(15, act, 0..0);
+    assert_eq!(leader(&world), Some(0));
+    // Whoever chooses a leg that is not well knows it.
+    let act = |world: &World, stream: &crate::Stream, second| match second {
+        5 => weak(world, stream),
+        7 => stream.switch_to(world.at(), 1).expect("is there"),
+        _ => {}
+    };
+    let world = two_ranks(15, act, 0..0);
+    assert_eq!(leader(&world), Some(1));
 }

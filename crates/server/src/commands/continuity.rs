@@ -15,7 +15,7 @@ use server::LocalClient;
 /// What is done with a leg.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Action {
-    /// Go on with it, once: at its next random access point.
+    /// Go on with it, at its next random access point, or stay with it, while it is healthy.
     Switch,
     /// Hold the stream on it while it is connected; another one feeds it while that one is silent.
     Pin,
@@ -104,7 +104,8 @@ pub(super) async fn end(stream: &StreamName, state: &Path) -> anyhow::Result<()>
 
 #[derive(Debug, Args)]
 pub(super) struct DrainArgs {
-    /// Where encoders with Enhanced RTMP are asked to go [default: to the same address again].
+    /// Where encoders with Enhanced RTMP are asked to go [default: to the same address again, where a
+    /// load balancer leads them elsewhere].
     #[arg(long, value_name = "rtmp://HOST:PORT/live")]
     to: Option<String>,
     /// Seconds that publishers have.

@@ -109,31 +109,39 @@ async fn one_encode_over_two_rtmp_paths_loses_nothing_when_either_is_cut_or_stan
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_encode_over_rtmp_and_srt_loses_nothing_when_either_is_cut() {
+async fn one_encode_over_rtmp_and_srt_loses_nothing_whatever_happens_to_either() {
     let rig = Rig::start().await;
     let key = rig.key("show").await;
     let cable = Cable::to(rig.rtmp()).await;
-    let line = Line { delay: Duration::from_millis(20), loss_per_mille: 20, ..Line::default() };
+    let line = Line { delay: Duration::from_millis(10), loss_per_mille: 20, ..Line::default() };
     let relay = Relay::start(rig.srt(), line, 5).await;
     let outputs = [
         ("flv", format!("rtmp://{}/live/{key}", cable.address)),
         ("mpegts", format!("srt://{}?streamid=publish:show:{key}&pkt_size=1316", relay.address)),
     ];
-    let making = Making { seconds: 30, rate: 25, gop: 50, ..Making::default() };
+    let making = Making { seconds: 40, rate: 25, gop: 50, ..Making::default() };
     let source = Source::start(making, &rig.state.join("made.mkv"), &outputs);
     legs(&rig, "copy", 1).await;
     rig.multivariant("show").await;
     let witness = Witness::watch(rig.http(), "show", &rig.state.join("seen.txt"));
-    for round in 0..4 {
-        seconds(2.0).await;
-        if round % 2 == 0 {
-            cable.cut();
-        } else {
-            relay.cut.store(true, std::sync::atomic::Ordering::Relaxed);
-            seconds(1.5).await;
-            relay.cut.store(false, std::sync::atomic::Ordering::Relaxed);
+    seconds(2.0).await;
+    for round in 0..10 {
+        match round % 4 {
+            0 => cable.cut(),
+            1 => {
+                relay.set_loss(300).await;
+                seconds(1.5).await;
+                relay.set_loss(20).await;
+            }
+            2 => cable.stall(Duration::from_secs(1)).await,
+            _ => {
+                relay.cut.store(true, std::sync::atomic::Ordering::Relaxed);
+                seconds(1.5).await;
+                relay.cut.store(false, std::sync::atomic::Ordering::Relaxed);
+            }
         }
         both_again(&rig).await;
+        seconds(0.3).await;
     }
     assert_seamless(&rig).await;
     let made = source.made().await;
@@ -253,17 +261,20 @@ async fn the_policy_says_what_a_second_publisher_is() {
 async fn events_are_followed_live_and_kept_over_a_restart() {
     let mut rig = Rig::start().await;
     let url = rig.publish_url("show").await;
-    let mut follower = rig.follow("/api/v1/events/live?stream=show").await;
+    let mut follower = rig.follow("/api/v1/events/live?stream=show", None).await;
     let encoder = Encoder::default().publish(&url);
     let first = follower.next_data().await;
     assert_eq!((&first["kind"], &first["stream"]), (&"leg.joined".into(), &"show".into()));
     legs(&rig, "feeding", 1).await;
     encoder.kill().await;
-    loop {
-        let event = follower.next_data().await;
-        if event["kind"] == "stream.lost" {
-            break;
-        }
+    let mut told = vec![first];
+    while told.last().is_some_and(|event| event["kind"] != "stream.lost") {
+        told.push(follower.next_data().await);
+    }
+    // Who was away goes on where it was.
+    let mut follower = rig.follow("/api/v1/events/live?stream=show", Some(&told[0]["number"])).await;
+    for event in &told[1..] {
+        assert_eq!(&follower.next_data().await, event);
     }
     let before = events(&rig, "stream.lost").await;
     assert_eq!(before.len(), 1);
@@ -480,6 +491,9 @@ async fn ertmp_03_a_server_that_drains_sends_its_encoders_elsewhere_and_takes_no
     assert!(began.elapsed() < Duration::from_secs(8), "the encoder left at its next keyframe: {:?}", began.elapsed());
     let refused = Publisher::connect(rig.rtmp(), "live", &key).await.expect_err("the server is about to stop");
     assert!(refused.contains("about to stop"), "{refused}");
+    let srt = format!("srt://{}?streamid=publish:show:{key}&pkt_size=1316", rig.srt());
+    let encoder = Encoder { seconds: 5, muxer: "-f mpegts", ..Encoder::default() };
+    assert!(!encoder.publish(&srt).finish().await.0, "refused over SRT too");
     legs(&other, "feeding", 1).await;
     rig.stop().await;
     playing.await.expect("no panic").expect("to the end");

@@ -6,10 +6,12 @@ use std::time::Duration;
 use control::KeyPurpose;
 use server::config::HlsPullTable;
 use testkit::cable::Cable;
+use testkit::http;
 use testkit::programs::Program;
 use testkit::witness::{Making, Source, Witness};
 
 use crate::continuity::{assert_seamless, assert_whole, events, legs, seconds};
+use crate::operations::renew;
 use crate::rig::{Encoder, Rig, eventually};
 
 fn fetched(url: String) -> HlsPullTable {
@@ -105,4 +107,68 @@ async fn hls_of_ffmpeg_is_fetched_as_transport_stream_and_as_mp4_without_a_hole(
         eventually("its end is seen", end).await;
         rig.ask(hyper::Method::DELETE, "/api/v1/streams/show", &serde_json::Value::Null).await.expect("is there");
     }
+}
+
+/// Takes webhooks over HTTPS, with a library that is not ours: port, certificate, key.
+const HOOK: &str = r"
+import http.server, ssl, sys
+class Hook(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers['content-length']))
+        self.send_response(204)
+        self.end_headers()
+server = http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Hook)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[2], sys.argv[3])
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_fetched_and_told_over_tls_goes_to_whom_the_certificate_names() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [certificate, key, config, state] =
+        ["chain.pem", "key.pem", "throughline.toml", "state"].map(|name| folder.path().join(name));
+    renew(&certificate, &key);
+    let origin = Rig::with(|file| {
+        (file.tls.certificate, file.tls.key) = (Some(certificate.clone()), Some(key.clone()));
+    })
+    .await;
+    let _encoder = Encoder::default().publish(&origin.publish_url("show").await);
+    origin.two_segments("show", "video").await;
+    let [https, rtmps] = [origin.addresses.https, origin.addresses.rtmps].map(|at| at.expect("listens").port());
+    let hook = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
+    let [certificate, key] = [certificate, key].map(|path| path.to_str().expect("plain").to_owned());
+    let _hook = Program::start("python3", ["-c", HOOK, &hook.to_string(), &certificate, &key]);
+    let text = format!(
+        "[[rtmp.pull]]\nstream = \"one\"\nurl = \"rtmps://localhost:{rtmps}/live/show\"\n\
+         [[rtmp.pull]]\nstream = \"three\"\nurl = \"rtmps://127.0.0.1:{rtmps}/live/show\"\n\
+         [[hls.pull]]\nstream = \"two\"\nurl = \"https://localhost:{https}/live/show/index.m3u8\"\n\
+         [[webhook]]\nurl = \"https://localhost:{hook}/\"\nsecret = \"whsec_YSBrZXkgb2YgdGhpcnR5LXR3byByYW5kb20gYnl0ZXM=\"\n\
+         allow_private = true\n"
+    );
+    std::fs::write(&config, text).expect("written");
+    let known = format!("SSL_CERT_FILE={certificate}");
+    let [config, shown] = [&config, &state].map(|path| path.to_str().expect("plain"));
+    let words =
+        [&known, env!("CARGO_BIN_EXE_throughline"), "serve", "--config", config, "--state", shown, "--srt", "off"];
+    let listen = ["--rtmp", "off", "--http", "127.0.0.1:0", "--ops", "127.0.0.1:0"];
+    let _server = Program::start("/usr/bin/env", words.into_iter().chain(listen));
+    let addresses = eventually("it listens", || async {
+        let text = std::fs::read_to_string(state.join("addresses.json")).ok()?;
+        serde_json::from_str::<serde_json::Value>(&text).ok()
+    })
+    .await;
+    let [http, ops] =
+        ["http", "ops"].map(|name| addresses[name].as_str().and_then(|at| at.parse().ok()).expect("listens"));
+    for stream in ["one", "two"] {
+        let path = format!("/live/{stream}/index.m3u8");
+        eventually(stream, || async { (http::get(http, &path).await.status == 200).then_some(()) }).await;
+    }
+    let delivered = "throughline_webhooks_total{outcome=\"delivered\"} ";
+    eventually("webhooks are taken", || async {
+        http::get(ops, "/metrics").await.text().contains(delivered).then_some(())
+    })
+    .await;
+    assert_eq!(http::get(http, "/live/three/index.m3u8").await.status, 404, "the certificate names another one");
 }

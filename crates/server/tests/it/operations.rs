@@ -99,7 +99,7 @@ fn config_check_prints_the_effective_configuration_or_the_mistake_with_its_place
 }
 
 /// Puts another self-made certificate into the files.
-fn renew(certificate: &Path, key: &Path) {
+pub(crate) fn renew(certificate: &Path, key: &Path) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("made");
     std::fs::write(key, made.signing_key.serialize_pem()).expect("written");
     std::fs::write(certificate, made.cert.pem()).expect("written");

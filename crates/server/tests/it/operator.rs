@@ -108,7 +108,7 @@ async fn picture(path: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slate_is_the_picture_that_was_chosen_in_h264_and_h265_and_may_be_off() {
+async fn a_slate_is_the_picture_that_was_chosen_in_h264_and_h265_and_a_gap_in_av1_or_when_off() {
     let red = std::env::temp_dir().join(format!("throughline-red-{}.png", std::process::id()));
     picture(&red).await;
     let rig = Rig::with(|file| {
@@ -133,5 +133,11 @@ async fn a_slate_is_the_picture_that_was_chosen_in_h264_and_h265_and_may_be_off(
     source.kill().await;
     let has_gap = |playlist: &testkit::playlist::Playlist| playlist.segments.iter().any(|segment| segment.gap);
     rig.playlist_when(&path, "a gap in place of a slate", has_gap).await;
+    let source = Encoder::av1_with_opus().publish(&rig.publish_url("modern").await);
+    let path = rig.two_segments("modern", "video").await;
+    source.kill().await;
+    rig.playlist_when(&path, "a gap where none can be made", has_gap).await;
+    let told = rig.api("/api/v1/events?stream=modern&limit=100").await.to_string();
+    assert!(told.contains("slate.missing") && told.contains("none is made for its codec"), "{told}");
     std::fs::remove_file(&red).expect("it was there");
 }

@@ -139,10 +139,11 @@ impl Rig {
         client.call(method, path, body.to_string()).await.map_err(|error| error.to_string())
     }
 
-    /// Follows server-sent events of the API.
-    pub(crate) async fn follow(&self, path: &str) -> Follower {
+    /// Follows server-sent events of the API, from the one after that number on, where there is one.
+    pub(crate) async fn follow(&self, path: &str, last: Option<&serde_json::Value>) -> Follower {
         let mut socket = UnixStream::connect(self.state.join("control.sock")).await.expect("the server runs");
-        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        let last = last.map_or(String::new(), |last| format!("last-event-id: {last}\r\n"));
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{last}\r\n");
         socket.write_all(request.as_bytes()).await.expect("taken");
         let mut lines = BufReader::new(socket).lines();
         // The head has come: from here on nothing is missed.

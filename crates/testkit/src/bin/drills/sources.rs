@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use testkit::cable::Cable;
 use testkit::programs::{Ffmpeg, Program};
 use testkit::relay::Random;
+use testkit::witness::Witness;
 
 use crate::paths::SEED;
 use crate::server::{Event, Server, discontinuities, media_path, media_playlist};
@@ -62,6 +63,13 @@ fn encode(url: &str, size: &str, filter: &str, tone: u32, ffmpeg: Ffmpeg, codec:
     Program::start(ffmpeg.path(), words.chain(rest.split(' ')).chain([url]))
 }
 
+/// What a player that is not ours decoded, in words; whether each picture follows the one before within so many milliseconds.
+async fn decoded(witness: Witness, most_ms: i64) -> (String, bool) {
+    let seen = witness.seen().await;
+    let ((longest, back), count) = (seen.pace(), seen.video.len());
+    (format!("{count} pictures decoded, at most {longest} ms apart"), count > 0 && longest <= most_ms && back == 0)
+}
+
 /// Two encoders: the first dies or is silent, and gets the stream back.
 pub(crate) async fn two_encoders(
     program: &Path,
@@ -82,6 +90,8 @@ pub(crate) async fn two_encoders(
     let began = Instant::now();
     let length = u64::try_from(rounds).expect("few") * 16 + 10;
     let players = Players::watch(&server, length);
+    // FFmpeg's player does not change its codec.
+    let witness = (backup != Backup::Vp9).then(|| Witness::watch(server.http, "show", &folder.join("seen.txt")));
     seconds(2.0).await;
     let (mut harms, mut breaks, mut random) = (Harms::default(), 0, Random(SEED));
     while harms.count() < rounds && began.elapsed() < Duration::from_secs(length - 14) {
@@ -100,6 +110,10 @@ pub(crate) async fn two_encoders(
         breaks += discontinuities(&media_playlist(&server).await).saturating_sub(before);
     }
     let felt = players.felt().await;
+    let (seen, is_seen) = match witness {
+        Some(witness) => decoded(witness, 1000).await,
+        None => (String::new(), true),
+    };
     let events = server.events().await;
     let gaps = server.gaps(&[if is_silent { "silent" } else { "closed" }]).await;
     let returns = server.gaps(&["preferred"]).await.len();
@@ -111,11 +125,11 @@ pub(crate) async fn two_encoders(
     let row = Row {
         what: format!("{}: the first {harm}", backup.describe()),
         times: harms.count(),
-        lost: format!("{breaks} discontinuities, {returns} returns"),
+        lost: format!("{breaks} discontinuities, {returns} returns; {seen}"),
         gaps,
         detected: harms.until(&events, is_detection),
         switched: harms.until(&events, is_switch),
-        is_met: worst <= 1000 && is_smooth && felt.page_goes_on(),
+        is_met: harms.count() == rounds && worst <= 1000 && is_smooth && is_seen && felt.page_goes_on(),
         felt: Some(felt),
     };
     row.print()
@@ -131,6 +145,7 @@ pub(crate) async fn slate(program: &Path, folder: &Path, rounds: usize, is_silen
     seconds(5.0).await; // the slate is made
     let length = u64::try_from(rounds).expect("few") * 14 + 10;
     let players = Players::watch(&server, length);
+    let witness = Witness::watch(server.http, "show", &folder.join("seen.txt"));
     let began = Instant::now();
     seconds(2.0).await;
     let mut harms = Harms::default();
@@ -155,12 +170,13 @@ pub(crate) async fn slate(program: &Path, folder: &Path, rounds: usize, is_silen
     let events = server.events().await;
     let switched = harms.until(&events, is_switch);
     let aim = if is_silent { 2200 } else { 700 };
+    let (seen, is_seen) = decoded(witness, 1000).await;
     let harm = if is_silent { "is silent" } else { "is killed" };
     let back = server.gaps(&["recovered"]).await;
     let row = Row {
         what: format!("the only source {harm}: slate"),
         times: harms.count(),
-        lost: format!("back: at most {} ms", back.iter().max().copied().unwrap_or(0)),
+        lost: format!("back: at most {} ms; {seen}", back.iter().max().copied().unwrap_or(0)),
         gaps: server.gaps(&[if is_silent { "silent" } else { "closed" }]).await,
         detected: harms.until(&events, is_detection),
         is_met: harms.count() == rounds
@@ -168,6 +184,7 @@ pub(crate) async fn slate(program: &Path, folder: &Path, rounds: usize, is_silen
             && back.iter().all(|gap| *gap <= 1000)
             && switched.iter().all(|after| *after <= aim)
             && felt.longest() <= aim
+            && is_seen
             && felt.page_goes_on(),
         switched,
         felt: Some(felt),
@@ -184,6 +201,7 @@ pub(crate) async fn reconnect(program: &Path, folder: &Path, rounds: usize) -> b
     seconds(5.0).await;
     let length = u64::try_from(rounds).expect("few") * 7 + 10;
     let players = Players::watch(&server, length);
+    let witness = Witness::watch(server.http, "show", &folder.join("seen.txt"));
     let began = Instant::now();
     seconds(2.0).await;
     let (mut harms, mut breaks, mut random) = (Harms::default(), 0, Random(SEED));
@@ -198,15 +216,16 @@ pub(crate) async fn reconnect(program: &Path, folder: &Path, rounds: usize) -> b
         breaks = breaks.max(discontinuities(&media_playlist(&server).await));
     }
     let felt = players.felt().await;
+    let (seen, is_seen) = decoded(witness, 1000).await;
     let events = server.events().await;
     let row = Row {
         what: "the only encoder reconnects at once, its times begin at zero, no slate".to_owned(),
         times: harms.count(),
-        lost: format!("{breaks} discontinuities"),
+        lost: format!("{breaks} discontinuities; {seen}"),
         gaps: server.gaps(&["joined"]).await.into_iter().skip(1).collect(),
         detected: harms.until(&events, is_detection),
         switched: harms.until(&events, is_switch),
-        is_met: breaks == 0 && felt.page_goes_on() && felt.longest() <= 1000,
+        is_met: harms.count() == rounds && breaks == 0 && is_seen && felt.page_goes_on() && felt.longest() <= 1000,
         felt: Some(felt),
     };
     row.print()
@@ -303,7 +322,10 @@ pub(crate) async fn restart(program: &Path, folder: &Path, rounds: usize) -> boo
         let first = text.lines().find_map(|line| line.strip_prefix("#EXT-X-MEDIA-SEQUENCE:")?.parse::<u64>().ok());
         first_numbers.push(first.expect("it has one"));
         // A window may list what was there before; a name with other bytes is what must not be.
-        for name in text.lines().filter(|line| !line.starts_with('#') && line.contains(".m4s")) {
+        let segments = text.lines().filter(|line| !line.starts_with('#') && line.contains(".m4s"));
+        let parts =
+            text.lines().filter(|line| line.starts_with("#EXT-X-PART:")).filter_map(|line| line.split('"').nth(1));
+        for name in segments.chain(parts) {
             let bytes = testkit::http::get(server.http, &media_path(&server, name).await).await.body;
             let before = names.insert(name.to_owned(), bytes.clone());
             twice += usize::from(before.is_some_and(|before| before != bytes));
