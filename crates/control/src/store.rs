@@ -51,9 +51,10 @@ const ADD_PURPOSE: &str = "ALTER TABLE keys ADD COLUMN purpose TEXT NOT NULL DEF
 /// A database from before keys had a rank.
 const ADD_RANK: &str = "ALTER TABLE keys ADD COLUMN rank INTEGER NOT NULL DEFAULT 0";
 
-/// Forgets events up to a number, but for the last word on a stream that has not ended: a server that comes later goes by it.
+/// Forgets all events but so many, and for the last word on a stream that has not ended: a server that comes later goes by it.
 const FORGET: &str = "
-    DELETE FROM events WHERE number <= ?1 AND (kind NOT IN ('stream.live', 'stream.lost') OR EXISTS (
+    DELETE FROM events WHERE number <= (SELECT number FROM events ORDER BY number DESC LIMIT 1 OFFSET ?1)
+        AND (kind NOT IN ('stream.live', 'stream.lost') OR EXISTS (
         SELECT 1 FROM events AS later WHERE later.stream = events.stream AND later.number > events.number
             AND later.kind IN ('stream.live', 'stream.lost', 'stream.ended')))";
 
@@ -280,8 +281,7 @@ impl Store {
                     ],
                 )?;
             }
-            let oldest = events.last().map_or(0, |event| event.number - EVENTS_MAX);
-            transaction.execute(FORGET, params![oldest])?;
+            transaction.execute(FORGET, [EVENTS_MAX])?;
             transaction.commit()
         };
         Ok(self.write(insert).await.map_err(|_| StoreError::Closed)??)
@@ -326,11 +326,15 @@ impl Store {
     /// # Errors
     /// The database cannot be read.
     pub async fn next_event(&self) -> Result<u64, StoreError> {
-        let read = |connection: &Connection| {
-            let query = "SELECT COALESCE(MAX(number) + 1 + ?1, 0) FROM events";
-            connection.query_row(query, [UNWRITTEN_MAX], |row| row.get::<_, i64>(0))
+        let reserve = |connection: &Connection| {
+            let query = "SELECT MAX(COALESCE((SELECT MAX(number) + 1 FROM events), 0),
+                                    COALESCE((SELECT CAST(CAST(value AS TEXT) AS INTEGER) FROM meta WHERE name = 'first_event'), 0))";
+            let known: i64 = connection.query_row(query, [], |row| row.get(0))?;
+            let next = known + UNWRITTEN_MAX;
+            let replace = "INSERT OR REPLACE INTO meta VALUES ('first_event', ?1)";
+            connection.execute(replace, [next.to_string().as_bytes()]).map(|_| next)
         };
-        let next = self.write(read).await.map_err(|_| StoreError::Closed)??;
+        let next = self.write(reserve).await.map_err(|_| StoreError::Closed)??;
         Ok(u64::try_from(next).unwrap_or(0))
     }
 
@@ -546,18 +550,18 @@ mod tests {
     async fn events_survive_a_restart_and_keep_counting() {
         let folder = tempfile::tempdir().expect("temporary");
         let store = Store::open(folder.path()).expect("opens");
-        assert_eq!(store.next_event().await.expect("reads"), 0);
+        assert_eq!(store.next_event().await.expect("reads"), 4096, "a server before it may have told some");
         store.add_events((0..6).map(event).collect()).await.expect("writes");
         drop(store);
 
         let store = Store::open(folder.path()).expect("opens");
-        assert_eq!(store.next_event().await.expect("reads"), 6 + 4096, "what may not have been written is left out");
+        assert_eq!(store.next_event().await.expect("reads"), 2 * 4096);
         let odd = store.events(Some("odd".parse().expect("a name")), None, 2).await.expect("reads");
         assert_eq!(odd, [event(5), event(3)]);
         assert_eq!(store.events(None, Some(2), 10).await.expect("reads"), [event(1), event(0)]);
         store.add_events(vec![event(EVENTS_MAX + 3)]).await.expect("writes");
         let left = store.events(None, None, 100).await.expect("reads").len();
-        assert_eq!(left, 3, "the newest are kept");
+        assert_eq!(left, 7, "numbers that are left out push nothing out");
     }
 
     #[tokio::test]

@@ -233,7 +233,7 @@ pub struct CopyStats {
     pub conflicts: u64,
     /// Units that came when the program was past them.
     pub late: u64,
-    /// Holes of one leg that another one filled.
+    /// Pictures that came while later ones of another leg waited for them.
     pub repaired: u64,
     /// Holes that nobody filled.
     pub unrepaired: u64,

@@ -425,7 +425,10 @@ impl Program {
                         .for_each(|came| self.on_late(index, at.now, at.now.saturating_duration_since(came)));
                 }
                 None => {
-                    waiting.insert(dts, held);
+                    let mut behind = waiting.range(dts + tolerance + 1..);
+                    let fills = track == TrackKind::Video && behind.any(|(_, other)| other.leg != held.leg);
+                    self.copies.stats.repaired += u64::from(fills);
+                    self.copies.held(track).insert(dts, held);
                     self.on_first(index, track);
                 }
             }
@@ -507,7 +510,6 @@ impl Program {
     }
 
     fn release(&mut self, at: Arrival, track: TrackKind) {
-        let mut filled = false; // what waited goes on: one hole, however much stood behind it
         while let Some((&dts, held)) = self.copies.held(track).first_key_value() {
             let (leg, deadline, is_stand_in) = (held.leg, held.deadline, held.is_stand_in);
             if !self.feeds.is_empty() && held.at.now + self.lag.saturating_sub(held.late) > at.now {
@@ -530,10 +532,8 @@ impl Program {
                 (held.unit.dts, held.unit.pts) = (Dts(head), Pts(head)); // the sound's grid is the program's
             }
             self.copies.stats.unrepaired += u64::from(!follows);
-            filled |= follows && at.now > held.at.now && track == TrackKind::Video;
             self.emit(held);
         }
-        self.copies.stats.repaired += u64::from(filled);
     }
 
     // ---- everything that is emitted

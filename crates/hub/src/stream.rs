@@ -603,7 +603,7 @@ impl Stream {
     fn tell_filled(&self, shared: &mut Shared, at: Arrival) {
         let filled = shared.program.copy_stats().repaired;
         let Some(before) = shared.told_filled.news(at.now, filled) else { return };
-        let text = format!("holes of one leg that another filled: {}; nothing is missing there", filled - before);
+        let text = format!("{} pictures that one leg lacked came from another one", filled - before);
         self.tell(at, Draft { units_lost: Some(0), ..Draft::new(EventKind::Filled, shared.program.leader(), text) });
     }
 

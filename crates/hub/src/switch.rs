@@ -294,7 +294,9 @@ impl Stream {
         if !shared.legs.iter().filter(is_well).any(|leg| late.contains(&leg.id)) {
             return;
         }
-        let weak = shared.legs.iter().filter(|leg| leg.weakness.is_some() && !late.contains(&leg.id));
+        let kept = [shared.pinned, shared.chosen]; // an operator wants its pictures all the same
+        let is_weak = |leg: &&LegRecord| leg.weakness.is_some() && !late.contains(&leg.id);
+        let weak = shared.legs.iter().filter(is_weak).filter(|leg| !kept.contains(&Some(leg.id)));
         let weak: Vec<u64> = weak.map(|leg| leg.id).filter(|leg| shared.program.is_fed_by(*leg)).collect();
         for id in weak {
             self.part(shared, at, id, ("what it lacks comes too late over the others", SwitchReason::Degraded));
@@ -327,7 +329,7 @@ impl Stream {
     /// Tells of legs whose health changed.
     pub(crate) fn note_health(&self, shared: &mut Shared, at: Arrival) {
         let suspect_after = self.suspect_after();
-        let Shared { legs, chosen, .. } = shared;
+        let Shared { legs, chosen, forced, .. } = shared;
         for leg in legs {
             let state = leg.health(at.now, suspect_after);
             if matches!(state, LegState::Suspect | LegState::Dead) {
@@ -337,7 +339,9 @@ impl Stream {
                 continue;
             }
             if state != LegState::Healthy {
-                chosen.take_if(|chosen| *chosen == leg.id); // one that was not well when it was chosen stays
+                // One that was not well when it was chosen stays.
+                chosen.take_if(|chosen| *chosen == leg.id);
+                forced.take_if(|forced| *forced == leg.id);
             }
             let evidence = match state {
                 LegState::Dead if leg.has_hung_up => ": its peer has closed".into(),
@@ -360,7 +364,9 @@ impl Stream {
     /// There is no such leg.
     pub fn pin(&self, at: Arrival, leg: Option<u64>) -> Result<(), UnknownLeg> {
         let text = leg.map_or("the stream is not held on a leg any more".into(), |leg| format!("held on leg {leg}"));
-        self.operate(at, leg, text, |shared| (shared.pinned, shared.chosen) = (leg, None))
+        self.operate(at, leg, text, |shared| {
+            (shared.forced, shared.pinned, shared.chosen) = (None, leg, None);
+        })
     }
 
     /// Wants the stream on a leg, at its next random access point, and while it is healthy.

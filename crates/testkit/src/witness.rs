@@ -114,10 +114,11 @@ impl Hashes {
         hashes
     }
 
-    /// The longest time from one picture to the next, in milliseconds, and how many are shown no later than the one before.
-    pub fn pace(&self) -> (i64, usize) {
+    /// From the first picture to the last, the longest time from one to the next, both in milliseconds, and how many are shown no later than
+    /// the one before.
+    pub fn pace(&self) -> (i64, i64, usize) {
         let steps = || self.shown_ms.windows(2).map(|pair| pair[1] - pair[0]);
-        (steps().max().unwrap_or_default(), steps().filter(|step| *step <= 0).count())
+        (steps().sum(), steps().max().unwrap_or_default(), steps().filter(|step| *step <= 0).count())
     }
 }
 
@@ -133,7 +134,8 @@ impl Witness {
     pub fn watch(http: SocketAddr, stream: &str, file: &Path) -> Self {
         let url = format!("http://{http}/live/{stream}/index.m3u8");
         let path = file.to_str().expect("a plain path");
-        let inputs = ["-hide_banner", "-loglevel", "error", "-nostdin", "-y", "-i", &url];
+        let _ = std::fs::remove_file(file); // of whoever watched before
+        let inputs = ["-hide_banner", "-loglevel", "error", "-nostdin", "-y", "-copyts", "-i", &url];
         let arguments = inputs.into_iter().chain(HASHED).chain([path]);
         Self { program: Program::start(Ffmpeg::Debian.path(), arguments), file: file.into() }
     }
@@ -220,6 +222,6 @@ mod tests {
                     0, 3000, 6000, 1, 345600, 5ba13fb7a6943722da2344d1a34e2f03\n0, 1, 1, 1, 345600, 3ba13f";
         let hashes = Hashes::parse(text);
         assert_eq!((hashes.video.len(), hashes.audio.len()), (3, 1));
-        assert_eq!(hashes.pace(), (100, 1));
+        assert_eq!(hashes.pace(), (66, 100, 1));
     }
 }

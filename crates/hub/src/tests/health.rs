@@ -210,6 +210,7 @@ fn what_no_leg_brings_is_told_and_what_one_of_them_brings_is_not() {
         assert_eq!(world.missing(1), [4, 0]);
         let holes = world.status().program.holes;
         assert_eq!((holes.pictures, holes.time.as_millis()), (4, 133), "{} paths", paths.len());
+        assert_eq!(world.status().copies.repaired, u64::from(paths.len() > 1));
         let events = world.hub.events().since(0, 1000);
         let told: Vec<_> = events.iter().filter(|event| event.kind == EventKind::Hole).collect();
         let [first, second] = told.as_slice() else { panic!("{told:?}") };

@@ -102,3 +102,24 @@ fn a_leg_that_was_chosen_gives_way_when_it_is_not_well_any_more() {
     let world = two_ranks(15, act, 0..0);
     assert_eq!(leader(&world), Some(1));
 }
+
+#[test]
+fn a_wish_that_waits_for_a_keyframe_ends_with_another_one_and_when_its_leg_falls_ill() {
+    // The next keyframe is a second away.
+    let pinned = |world: &World, stream: &crate::Stream, second| {
+        if second == 5 {
+            stream.switch_to(world.at(), 1).expect("is there");
+            stream.pin(world.at(), Some(0)).expect("is there");
+        }
+    };
+    let ill = |world: &World, stream: &crate::Stream, second| {
+        if second == 5 {
+            stream.switch_to(world.at(), 1).expect("is there");
+            stream.set_seen(world.at(), &[(1, Some("a black picture".into()))]);
+        }
+    };
+    for world in [two_ranks(15, pinned, 0..0), two_ranks(15, ill, 0..0)] {
+        assert_eq!(leader(&world), Some(0));
+        assert_eq!(world.switches().len(), 1, "{:?}", world.switches());
+    }
+}

@@ -14,6 +14,8 @@ fn lateness(mode: MergeMode, delays: (u64, u64), dies: usize) -> (i64, i64, [i64
     acts.push((10 * SECOND + MILLI, dies, Act::Leave));
     let _legs = play(&mut world, &paths, &[("a", 0), ("a", 0)], acts, 19 * SECOND);
     world.check();
+    let filled = world.status().copies.repaired;
+    assert_eq!(filled, 0, "nothing was lacking");
     let settled = world.late.iter().filter(|(made, _)| made.track == 0 && made.nanos() > 5 * SECOND);
     let late: Vec<i64> = settled.map(|(_, late)| late / MILLI).collect();
     (*late.iter().min().expect("pictures"), *late.iter().max().expect("pictures"), world.missing(1))

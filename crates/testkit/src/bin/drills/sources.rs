@@ -63,11 +63,13 @@ fn encode(url: &str, size: &str, filter: &str, tone: u32, ffmpeg: Ffmpeg, codec:
     Program::start(ffmpeg.path(), words.chain(rest.split(' ')).chain([url]))
 }
 
-/// What a player that is not ours decoded, in words; whether each picture follows the one before within so many milliseconds.
-async fn decoded(witness: Witness, most_ms: i64) -> (String, bool) {
+/// What a player that is not ours decoded in so many seconds, in words; whether it went on to the end, and no picture was later than a second
+/// after the one before.
+async fn decoded(witness: Witness, length: u64) -> (String, bool) {
     let seen = witness.seen().await;
-    let ((longest, back), count) = (seen.pace(), seen.video.len());
-    (format!("{count} pictures decoded, at most {longest} ms apart"), count > 0 && longest <= most_ms && back == 0)
+    let ((span, longest, back), count) = (seen.pace(), seen.video.len());
+    let is_to_the_end = span >= 1000 * (i64::try_from(length).expect("short") - 5);
+    (format!("{count} pictures decoded, at most {longest} ms apart"), is_to_the_end && longest <= 1000 && back == 0)
 }
 
 /// Two encoders: the first dies or is silent, and gets the stream back.
@@ -111,7 +113,7 @@ pub(crate) async fn two_encoders(
     }
     let felt = players.felt().await;
     let (seen, is_seen) = match witness {
-        Some(witness) => decoded(witness, 1000).await,
+        Some(witness) => decoded(witness, length).await,
         None => (String::new(), true),
     };
     let events = server.events().await;
@@ -170,7 +172,7 @@ pub(crate) async fn slate(program: &Path, folder: &Path, rounds: usize, is_silen
     let events = server.events().await;
     let switched = harms.until(&events, is_switch);
     let aim = if is_silent { 2200 } else { 700 };
-    let (seen, is_seen) = decoded(witness, 1000).await;
+    let (seen, is_seen) = decoded(witness, length).await;
     let harm = if is_silent { "is silent" } else { "is killed" };
     let back = server.gaps(&["recovered"]).await;
     let row = Row {
@@ -216,7 +218,7 @@ pub(crate) async fn reconnect(program: &Path, folder: &Path, rounds: usize) -> b
         breaks = breaks.max(discontinuities(&media_playlist(&server).await));
     }
     let felt = players.felt().await;
-    let (seen, is_seen) = decoded(witness, 1000).await;
+    let (seen, is_seen) = decoded(witness, length).await;
     let events = server.events().await;
     let row = Row {
         what: "the only encoder reconnects at once, its times begin at zero, no slate".to_owned(),
