@@ -79,12 +79,26 @@ pub struct Hashes {
     pub video: Vec<String>,
     /// As it was coded.
     pub audio: Vec<String>,
-    /// When each picture is shown, in milliseconds.
-    pub shown_ms: Vec<i64>,
+    /// When each picture is shown, in microseconds.
+    pub shown_us: Vec<i64>,
 }
 
-const HASHED: [&str; 12] =
-    ["-map", "0:v", "-map", "0:a", "-c:a", "copy", "-fps_mode", "passthrough", "-flush_packets", "1", "-f", "framemd5"];
+const HASHED: [&str; 14] = [
+    "-map",
+    "0:v",
+    "-map",
+    "0:a",
+    "-c:a",
+    "copy",
+    "-fps_mode",
+    "passthrough",
+    "-enc_time_base:v",
+    "-1",
+    "-flush_packets",
+    "1",
+    "-f",
+    "framemd5",
+];
 
 impl Hashes {
     async fn of(file: &str) -> Self {
@@ -106,7 +120,7 @@ impl Hashes {
             }
             if track == "0" {
                 hashes.video.push(hash.to_owned());
-                hashes.shown_ms.push(1000 * count * shown.parse::<i64>().unwrap_or_default() / hz);
+                hashes.shown_us.push(1_000_000 * count * shown.parse::<i64>().unwrap_or_default() / hz);
             } else {
                 hashes.audio.push(hash.to_owned());
             }
@@ -117,8 +131,12 @@ impl Hashes {
     /// From the first picture to the last, the longest time from one to the next, both in milliseconds, and how many are shown no later than
     /// the one before.
     pub fn pace(&self) -> (i64, i64, usize) {
-        let steps = || self.shown_ms.windows(2).map(|pair| pair[1] - pair[0]);
-        (steps().sum(), steps().max().unwrap_or_default(), steps().filter(|step| *step <= 0).count())
+        let steps = || self.shown_us.windows(2).map(|pair| pair[1] - pair[0]);
+        (
+            steps().sum::<i64>() / 1000,
+            steps().max().unwrap_or_default() / 1000,
+            steps().filter(|step| *step <= 0).count(),
+        )
     }
 }
 
