@@ -47,10 +47,11 @@ async fn main() -> ExitCode {
         }
     }
     if is_wanted("encoders") {
-        is_met &= sources::two_encoders(program, &folder, few, false, Backup::Alike).await;
-        is_met &= sources::two_encoders(program, &folder, few, true, Backup::Alike).await;
-        is_met &= sources::two_encoders(program, &folder, few, false, Backup::Smaller).await;
-        is_met &= sources::two_encoders(program, &folder, few, false, Backup::Vp9).await;
+        let returns = few.min(3); // more within two minutes wait
+        is_met &= sources::two_encoders(program, &folder, returns, false, Backup::Alike).await;
+        is_met &= sources::two_encoders(program, &folder, returns, true, Backup::Alike).await;
+        is_met &= sources::two_encoders(program, &folder, returns, false, Backup::Smaller).await;
+        is_met &= sources::two_encoders(program, &folder, returns, false, Backup::Vp9).await;
     }
     if is_wanted("reconnect") {
         is_met &= sources::reconnect(program, &folder, few).await;
