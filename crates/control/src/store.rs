@@ -51,7 +51,7 @@ const ADD_PURPOSE: &str = "ALTER TABLE keys ADD COLUMN purpose TEXT NOT NULL DEF
 /// A database from before keys had a rank.
 const ADD_RANK: &str = "ALTER TABLE keys ADD COLUMN rank INTEGER NOT NULL DEFAULT 0";
 
-/// Forgets all events but so many, and for the last word on a stream that has not ended: a server that comes later goes by it.
+/// Forgets all events but the newest, so many, and the last word on each stream that has not ended: a server that comes later goes by it.
 const FORGET: &str = "
     DELETE FROM events WHERE number <= (SELECT number FROM events ORDER BY number DESC LIMIT 1 OFFSET ?1)
         AND (kind NOT IN ('stream.live', 'stream.lost') OR EXISTS (
@@ -324,7 +324,7 @@ impl Store {
     /// The number the next event must have, so that none is used twice, also of those that a killed server told and did not write.
     ///
     /// # Errors
-    /// The database cannot be read.
+    /// The database cannot be read or written.
     pub async fn next_event(&self) -> Result<u64, StoreError> {
         let reserve = |connection: &Connection| {
             let query = "SELECT MAX(COALESCE((SELECT MAX(number) + 1 FROM events), 0),

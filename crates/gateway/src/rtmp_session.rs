@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
 use container::flv::Content;
-use hub::{
-    AHEAD_MAX, Announcement, Entry, Item, Leg, PublishError, Publisher, Repairs, StreamState, Subscriber, Tracks,
-};
+use hub::{AHEAD_MAX, Announcement, Entry, Item, Leg, Publisher, Repairs, StreamState, Subscriber, Tracks};
 use media::{FrameRate, StreamKey, StreamName, TrackKind};
 use rtmp::{Command, Event, Input, Media, Metadata, Output, Rejection, ServerConfig, ServerSession};
 use telemetry::prometheus_metrics::counter::Counter;
@@ -305,12 +303,7 @@ impl Connection<'_> {
                 is_fetched: false,
             };
             self.gateway.hub.publish(arrival(), &grant.stream, publisher).map_err(|error| {
-                let reason =
-                    if matches!(error, PublishError::Busy(_) | PublishError::Full(_) | PublishError::TooManyLegs(_)) {
-                        RejectReason::busy
-                    } else {
-                        RejectReason::limit
-                    };
+                let reason = if error.is_busy() { RejectReason::busy } else { RejectReason::limit };
                 (reason, Rejection::BadName(error.to_string()))
             })
         });

@@ -114,6 +114,13 @@ pub enum PublishError {
     TooManyStreams(usize),
 }
 
+impl PublishError {
+    /// Whether others are in the way, who may leave.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Busy(_) | Self::Full(_) | Self::TooManyLegs(_))
+    }
+}
+
 /// What a second publisher with the same key is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SecondPublisher {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hub::{Item, Leg, PublishError, Publisher, StreamState, Subscriber, Transport};
+use hub::{Item, Leg, Publisher, StreamState, Subscriber, Transport};
 use listen::Place;
 use media::{StreamKey, StreamName};
 use srt::{Event, Group, GroupKind, GroupOutput, Mode, RejectCode, Request, StreamId};
@@ -142,11 +142,7 @@ impl<'a> Session<'a> {
                 match gateway.hub.publish(arrival(), &grant.stream, publisher) {
                     Ok(leg) => Self::publishing(gateway, path, group, leg, settings.silent_after),
                     Err(error) => {
-                        let is_busy = matches!(
-                            error,
-                            PublishError::Busy(_) | PublishError::Full(_) | PublishError::TooManyLegs(_)
-                        );
-                        let reason = if is_busy { RejectReason::busy } else { RejectReason::limit };
+                        let reason = if error.is_busy() { RejectReason::busy } else { RejectReason::limit };
                         return Err(refuse(reason, &refusal, &error.to_string()));
                     }
                 }
