@@ -201,7 +201,7 @@ impl Assembler {
     }
 
     /// PART-TARGET that fits the pending part; `target` is what it should be about. A hole in the very first part must not
-    /// set the measure: then the declared rate does, or the target itself.
+    /// set the measure: then the declared rate does, or the target itself. A rate that is declared and far from what came does not, either.
     pub(crate) fn part_target(&self, target: i64) -> i64 {
         let count = i64::try_from(self.samples.len()).unwrap_or(1);
         let declared = match &self.config {
@@ -211,11 +211,11 @@ impl Assembler {
         let shortest = self.samples.iter().map(|sample| i64::from(sample.duration)).min().unwrap_or(0);
         let usual = declared.unwrap_or(shortest).max(1);
         let is_runt = self.duration + usual / 2 < target;
-        let full = if self.longest_duration > 3 * usual.max(shortest) || is_runt {
-            (target + usual / 2) / usual * usual
+        let full = if self.longest_duration > 3 * usual.max(shortest.min(target)) || is_runt {
+            ((target + usual / 2) / usual * usual).max(usual)
         } else {
             (count * self.longest_duration).max(self.duration)
         };
-        full.max(usual) * PART_TARGET_PERCENT / 100
+        full * PART_TARGET_PERCENT / 100
     }
 }

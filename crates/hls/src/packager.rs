@@ -495,9 +495,8 @@ impl Packager {
     /// stands until then, and the next video segment is a gap unless the picture returns.
     fn lead_with_sound(&mut self, unit: &AccessUnit, at: i64) {
         let limit = self.shared.target_duration * i64::from(Timescale::VIDEO.hz());
-        let wait = i64::from(Timescale::VIDEO.hz()) * AUDIO_WAIT_MS / 1000;
         let elapsed = self.segmenter.elapsed(at);
-        if elapsed.is_some_and(|elapsed| elapsed < limit - wait) || !self.next_number_used() {
+        if elapsed.is_some_and(|elapsed| elapsed < self.lead_after()) || !self.next_number_used() {
             return;
         }
         let at = elapsed.map_or(at, |elapsed| at - (elapsed - limit).max(0));
@@ -535,6 +534,7 @@ impl Packager {
         let Some(scale) = self.audio.as_ref().map(|audio| audio.assembler.config().timescale()) else { return };
         let passed = self.video.as_ref().and_then(|video| video.assembler.held_start());
         let wait = i64::from(scale.hz()) * AUDIO_WAIT_MS / 1000;
+        let is_early = !all && passed.is_some() && self.waits_for_first_part(scale);
         while let Some(front) = self.queue.front() {
             let at = scale.rescale(front.pts.0, Timescale::VIDEO);
             let ended = self.audio.as_ref().and_then(|audio| audio.end);
@@ -544,7 +544,7 @@ impl Packager {
             }
             let span = self.queue.back().map_or(0, |back| back.pts - front.pts);
             if !all && passed.is_none_or(|passed| at >= passed) {
-                if span <= wait && self.queue.len() <= AUDIO_QUEUE_MAX {
+                if (span <= wait || is_early) && self.queue.len() <= AUDIO_QUEUE_MAX {
                     return;
                 }
                 let front = front.clone();
@@ -554,6 +554,20 @@ impl Packager {
                 self.assign_audio(unit, scale);
             }
         }
+    }
+
+    /// Whether the picture's first part, which decides PART-TARGET and PART-HOLD-BACK where pictures are rare, may still come before
+    /// sound has to lead. Nobody can play before it is there.
+    fn waits_for_first_part(&self, scale: Timescale) -> bool {
+        let Some(newest) = self.queue.back().filter(|_| !self.shared.is_fixed) else { return false };
+        let elapsed = self.segmenter.elapsed(scale.rescale(newest.pts.0, Timescale::VIDEO));
+        elapsed.is_some_and(|elapsed| elapsed < self.lead_after())
+    }
+
+    /// How far sound gets in a segment without the picture before it leads.
+    fn lead_after(&self) -> i64 {
+        let hz = i64::from(Timescale::VIDEO.hz());
+        self.shared.target_duration * hz - hz * AUDIO_WAIT_MS / 1000
     }
 
     fn assign_audio(&mut self, unit: AccessUnit, scale: Timescale) {
