@@ -4,11 +4,14 @@ mod pull;
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
 use container::flv::Content;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hub::{AHEAD_MAX, Announcement, Entry, Item, Leg, Publisher, Repairs, StreamState, Subscriber, Tracks};
 use media::{FrameRate, StreamKey, StreamName, TrackKind};
 use rtmp::{Command, Event, Input, Media, Metadata, Output, Rejection, ServerConfig, ServerSession};
@@ -17,6 +20,7 @@ use telemetry::{CloseReason, Protocol, RejectReason};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::Sleep;
 use tracing::{debug, info, warn};
 
 use crate::{Draining, Gateway, arrival, count_repairs, in_time};
@@ -43,8 +47,6 @@ enum Role {
 
 struct Publishing {
     leg: Leg,
-    kicked: watch::Receiver<Option<String>>,
-    draining: watch::Receiver<Option<Draining>>,
     counted: Repairs,
     /// The first track seen of each kind is the stream.
     tracks: [Option<u8>; 2],
@@ -62,7 +64,11 @@ struct Connection<'a> {
     reason: CloseReason,
     /// When reading went on after the last time the source was paced.
     resumed_at: Option<Instant>,
+    orders: Orders,
 }
+
+/// What others have for the session: each is looked at when it has come, and not with everything that is read.
+type Orders = FuturesUnordered<BoxFuture<'static, Wake>>;
 
 /// Sees that the peer has closed its side while what it sent before is not read yet.
 #[derive(Debug)]
@@ -118,7 +124,9 @@ pub(crate) async fn run(
         received: gateway.metrics.received_bytes(protocol),
         reason: CloseReason::peer,
         resumed_at: None,
+        orders: Orders::new(),
     };
+    connection.renew_orders();
     connection.drive(socket, hang_up).await;
     connection.end();
     connection.reason
@@ -130,10 +138,25 @@ enum Wake {
     Written(std::io::Result<usize>),
     Entry(Arc<Entry>),
     Kicked(String),
-    Drain(Draining),
+    Drain(watch::Receiver<Option<Draining>>),
     Timeout,
     HungUp,
     Shutdown,
+}
+
+/// A timer that is set anew only where it would ring too late: a deadline that is put off with everything that is read costs nothing.
+#[derive(Debug)]
+struct Alarm(Pin<Box<Sleep>>);
+
+impl Alarm {
+    /// At `deadline`, or before it. Cancel-safe.
+    async fn until(&mut self, deadline: Option<Instant>) {
+        let Some(deadline) = deadline else { return std::future::pending().await };
+        if self.0.is_elapsed() || self.0.deadline() > deadline.into() {
+            self.0.as_mut().reset(deadline.into());
+        }
+        self.0.as_mut().await;
+    }
 }
 
 impl Connection<'_> {
@@ -142,6 +165,7 @@ impl Connection<'_> {
         let (mut reader, mut writer) = tokio::io::split(socket);
         let mut buffer = vec![0; READ_BYTES];
         let mut write_deadline = None;
+        let mut alarm = Alarm(Box::pin(tokio::time::sleep(Duration::ZERO)));
         loop {
             let deadline = self.drain();
             if self.session.is_closed() && self.unsent.is_empty() {
@@ -169,9 +193,9 @@ impl Connection<'_> {
             // What ends a session comes first, so that no flood can keep it alive.
             let wake = tokio::select! {
                 biased;
-                () = self.gateway.shutdown.cancelled(), if is_open => Wake::Shutdown,
-                wake = self.role.wake(), if takes_more => wake,
-                () = until(timeout) => Wake::Timeout,
+                Some(order) = self.orders.next(), if is_open => order,
+                entry = self.role.entry(), if takes_more => Wake::Entry(entry),
+                () = alarm.until(timeout) => Wake::Timeout,
                 () = hang_up.seen(), if !has_hung_up && self.is_paced() => Wake::HungUp,
                 written = writer.write(&self.unsent), if !self.unsent.is_empty() => Wake::Written(written),
                 read = reader.read(&mut buffer), if may_read => Wake::Read(read),
@@ -210,9 +234,17 @@ impl Connection<'_> {
         }
     }
 
-    fn ask_to_reconnect(&mut self, draining: Draining) {
+    fn ask_to_reconnect(&mut self, mut draining: watch::Receiver<Option<Draining>>) {
+        let tc_url = draining.borrow_and_update().clone().unwrap_or_default().to;
         let description = "the server is about to stop".into();
-        self.input(Input::Command(Command::Reconnect { tc_url: draining.to, description }));
+        self.input(Input::Command(Command::Reconnect { tc_url, description }));
+        self.orders.push(drain(draining).boxed());
+    }
+
+    /// Listens to the server alone: what it had published is over, or has not begun.
+    fn renew_orders(&mut self) {
+        let shutdown = self.gateway.shutdown.clone();
+        self.orders = Orders::from_iter([shutdown.cancelled_owned().map(|()| Wake::Shutdown).boxed()]);
     }
 
     fn is_paced(&self) -> bool {
@@ -318,9 +350,10 @@ impl Connection<'_> {
         match outcome {
             Ok(leg) => {
                 info!(stream = %leg.stream().name(), "publisher joined");
-                let kicked = leg.kicked();
-                let (counted, tracks) = (Repairs::default(), [None; 2]);
-                let publishing = Publishing { leg, kicked, draining, counted, tracks, paced_until: None };
+                let mut kicked = leg.kicked();
+                self.orders.push(async move { Wake::Kicked(crate::kicked(Some(&mut kicked)).await) }.boxed());
+                self.orders.push(drain(draining).boxed());
+                let publishing = Publishing::new(leg);
                 self.role = Role::Publishing(Box::new(publishing));
                 self.input(Input::Command(Command::Accept));
             }
@@ -424,13 +457,26 @@ impl Connection<'_> {
 
     fn end(&mut self) {
         let Role::Publishing(mut publishing) = std::mem::replace(&mut self.role, Role::Undecided) else { return };
+        self.renew_orders();
         count_repairs(&self.gateway.metrics, &publishing.leg, &mut publishing.counted);
         info!(stream = %publishing.leg.stream().name(), reason = ?self.reason, "publisher left");
         publishing.leg.close(arrival());
     }
 }
 
+/// When the server's state changes towards its end. It lives longer than the session.
+async fn drain(mut draining: watch::Receiver<Option<Draining>>) -> Wake {
+    if draining.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    Wake::Drain(draining)
+}
+
 impl Publishing {
+    fn new(leg: Leg) -> Self {
+        Self { leg, counted: Repairs::default(), tracks: [None; 2], paced_until: None }
+    }
+
     fn on_media(&mut self, time_nanos: i64, media: Media) -> Result<(), codec::Error> {
         let at = arrival();
         match media {
@@ -458,20 +504,11 @@ impl Publishing {
 }
 
 impl Role {
-    /// What the hub has for the session. Cancel-safe.
-    async fn wake(&mut self) -> Wake {
+    /// What the hub has for a player. Cancel-safe.
+    async fn entry(&mut self) -> Arc<Entry> {
         match self {
-            Self::Undecided => std::future::pending().await,
-            Self::Playing { subscriber, .. } => Wake::Entry(subscriber.next().await),
-            Self::Publishing(publishing) => {
-                let Publishing { kicked, draining, .. } = &mut **publishing;
-                tokio::select! {
-                    reason = kicked.wait_for(Option::is_some) => {
-                        Wake::Kicked(reason.ok().and_then(|reason| reason.clone()).unwrap_or_default())
-                    }
-                    Ok(()) = draining.changed() => Wake::Drain(draining.borrow_and_update().clone().unwrap_or_default()),
-                }
-            }
+            Self::Playing { subscriber, .. } => subscriber.next().await,
+            Self::Undecided | Self::Publishing(_) => std::future::pending().await,
         }
     }
 }

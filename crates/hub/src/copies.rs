@@ -25,6 +25,8 @@ const VIDEO_RUN_WITHOUT_SOUND: u32 = 90;
 const LATENESS_TIME: Duration = Duration::from_secs(1);
 /// Seconds of units that are remembered: the largest skew at which copies are recognised.
 const SPAN_SECONDS: i64 = 8;
+/// Units after which an index that nobody asked is dropped.
+const UNASKED_MAX: u32 = 100;
 /// Most units that are remembered of a track, whatever their stamps.
 const PRINTS_MAX: usize = 4000;
 
@@ -56,8 +58,11 @@ pub(crate) struct Print {
 #[derive(Debug, Default)]
 pub(crate) struct Prints {
     units: VecDeque<Print>,
-    /// By hash: how many there are, and when the last one was.
-    by_hash: HashMap<u64, (usize, i64)>,
+    /// By hash: how many there are, and when the last one was. Made when it is asked and dropped when it is not any more: keeping it costs
+    /// as much as all else that is done to a copy.
+    by_hash: Option<HashMap<u64, (usize, i64)>>,
+    /// Units since it was asked.
+    unasked: u32,
 }
 
 impl Prints {
@@ -67,8 +72,12 @@ impl Prints {
             return; // the timeline lets nothing go backwards; what would is not remembered
         }
         self.units.push_back(print);
-        let (count, last) = self.by_hash.entry(print.hash).or_default();
-        (*count, *last) = (*count + 1, print.dts);
+        self.unasked = self.unasked.saturating_add(1);
+        if let Some(index) = self.by_hash.as_mut().filter(|_| self.unasked <= UNASKED_MAX) {
+            enter(index, &print);
+        } else {
+            self.by_hash = None;
+        }
         let span = SPAN_SECONDS * i64::from(hz);
         while let Some(first) = self.units.pop_front_if(|first| print.dts.saturating_sub(first.dts) > span) {
             self.forget(first.hash);
@@ -82,27 +91,49 @@ impl Prints {
 
     pub(crate) fn clear(&mut self) {
         self.units.clear();
-        self.by_hash.clear();
+        self.by_hash = None;
     }
 
     fn forget(&mut self, hash: u64) {
-        let Some((count, _)) = self.by_hash.get_mut(&hash) else { return };
+        let Some(index) = &mut self.by_hash else { return };
+        let Some((count, _)) = index.get_mut(&hash) else { return };
         *count -= 1;
         if *count == 0 {
-            self.by_hash.remove(&hash);
+            index.remove(&hash);
         }
     }
 
     /// When the one unit with this hash was; none where several have it.
-    pub(crate) fn unique(&self, hash: u64) -> Option<i64> {
-        self.by_hash.get(&hash).filter(|(count, _)| *count == 1).map(|(_, dts)| *dts)
+    pub(crate) fn unique(&mut self, hash: u64) -> Option<i64> {
+        self.unasked = 0;
+        let index = self.by_hash.get_or_insert_with(|| {
+            let mut index = HashMap::new();
+            self.units.iter().for_each(|print| enter(&mut index, print));
+            index
+        });
+        index.get(&hash).filter(|(count, _)| *count == 1).map(|(_, dts)| *dts)
     }
 
     /// The unit at this time, give or take; the nearest.
     pub(crate) fn near(&self, dts: i64, tolerance: i64) -> Option<&Print> {
-        let recent = self.units.iter().rev().take_while(|print| print.dts >= dts.saturating_sub(tolerance));
-        recent.filter(|print| print.dts <= dts.saturating_add(tolerance)).min_by_key(|print| print.dts.abs_diff(dts))
+        self.around(dts, tolerance).min_by_key(|print| print.dts.abs_diff(dts))
     }
+
+    /// When the unit with this hash was, around this time; the nearest.
+    pub(crate) fn find(&self, hash: u64, dts: i64, reach: i64) -> Option<i64> {
+        let same = self.around(dts, reach).filter(|print| print.hash == hash);
+        same.map(|print| print.dts).min_by_key(|at| at.abs_diff(dts))
+    }
+
+    fn around(&self, dts: i64, reach: i64) -> impl Iterator<Item = &Print> {
+        let recent = self.units.iter().rev().take_while(move |print| print.dts >= dts.saturating_sub(reach));
+        recent.filter(move |print| print.dts <= dts.saturating_add(reach))
+    }
+}
+
+fn enter(index: &mut HashMap<u64, (usize, i64)>, print: &Print) {
+    let (count, last) = index.entry(print.hash).or_default();
+    (*count, *last) = (*count + 1, print.dts);
 }
 
 /// Offsets that agree, one after the other.
@@ -115,6 +146,10 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn restart(&mut self) {
         self.count = 0;
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
     }
 
     /// Takes the next one; how many agree by now.
@@ -145,7 +180,7 @@ pub(crate) struct Learner {
 
 impl Learner {
     /// A unit of the leg in leg time; what it is a copy of may have been emitted already.
-    pub(crate) fn on_own(&mut self, track: TrackKind, print: Print, emitted: &Prints, hz: u32, tolerance: i64) {
+    pub(crate) fn on_own(&mut self, track: TrackKind, print: Print, emitted: &mut Prints, hz: u32, tolerance: i64) {
         let (Some(own), Some(run)) = (self.own.get_mut(place(track)), self.runs.get_mut(place(track))) else { return };
         own.push(print, hz);
         if track == TrackKind::Audio && own.unique(print.hash).is_some() {
@@ -157,8 +192,8 @@ impl Learner {
     }
 
     /// A unit was emitted; its copy may have come over the leg before.
-    pub(crate) fn on_emitted(&mut self, track: TrackKind, print: &Print, emitted: &Prints, tolerance: i64) {
-        let (Some(own), Some(run)) = (self.own.get(place(track)), self.runs.get_mut(place(track))) else { return };
+    pub(crate) fn on_emitted(&mut self, track: TrackKind, print: &Print, emitted: &mut Prints, tolerance: i64) {
+        let (Some(own), Some(run)) = (self.own.get_mut(place(track)), self.runs.get_mut(place(track))) else { return };
         if let (Some(twin), Some(_)) = (own.unique(print.hash), emitted.unique(print.hash)) {
             run.observe(print.dts - twin, tolerance);
         }

@@ -357,13 +357,15 @@ impl Program {
     /// a row by as much. Rounding is left alone, so that nothing accumulates.
     fn drift(&mut self, index: usize, held: &Held, tolerance: i64) -> Option<i64> {
         let (track, hash) = (held.unit.track, held.hash.filter(|_| !held.is_stand_in)?);
-        let twin = self.copies.prints(track).unique(hash)?;
-        if self.scale(track).nanos(twin - held.unit.dts.0).saturating_abs() > DRIFT_NANOS_MAX {
-            return None; // it was shown before: that is no drift
+        let reach = self.scale(track).ticks_from_nanos(DRIFT_NANOS_MAX);
+        // What was shown before is no drift, and most are new or where they belong, which is seen without the index.
+        let off = self.copies.prints(track).find(hash, held.unit.dts.0, reach)? - held.unit.dts.0;
+        if off.saturating_abs() <= tolerance / 2 && self.feeds.get(index)?.drift.get(place(track))?.is_empty() {
+            return None;
         }
+        self.copies.prints(track).unique(hash)?; // what repeats teaches nothing
         let feed = self.feeds.get_mut(index)?;
         let run = feed.drift.get_mut(place(track))?;
-        let off = twin - held.unit.dts.0;
         if off.saturating_abs() <= tolerance / 2 {
             run.restart();
             return None;
@@ -387,6 +389,7 @@ impl Program {
             held.unit.pts = held.unit.pts + off;
         }
         let dts = held.unit.dts.0;
+        let near = self.copies.prints(track).near(dts, tolerance).copied();
         let passed = match track {
             TrackKind::Video => self.video.is_some_and(|(last, _)| dts <= last),
             TrackKind::Audio => self.audio_head.is_some_and(|head| dts < head - tolerance),
@@ -399,10 +402,9 @@ impl Program {
             }
             *reached = dts.max(*reached);
         }
-        let near = self.copies.prints(track).near(dts, tolerance);
         let is_twin = near.is_some_and(|twin| held.hash.is_some_and(|hash| hash == twin.hash));
         if passed || is_twin {
-            self.on_passed(index, &held, tolerance);
+            self.on_passed(index, &held, near);
         } else {
             let waiting = self.copies.held(track);
             let mut near = waiting.range(dts - tolerance..=dts + tolerance);
@@ -458,9 +460,8 @@ impl Program {
     }
 
     /// A unit whose place the program has passed: a copy, or late, or something else.
-    fn on_passed(&mut self, index: usize, held: &Held, tolerance: i64) {
-        let (track, dts) = (held.unit.track, held.unit.dts.0);
-        let twin = self.copies.prints(track).near(dts, tolerance).copied();
+    fn on_passed(&mut self, index: usize, held: &Held, twin: Option<Print>) {
+        let track = held.unit.track;
         let (Some(feed), stats) = (self.feeds.get_mut(index), &mut self.copies.stats) else { return };
         let Some(twin) = twin else {
             stats.late += 1;
@@ -676,16 +677,14 @@ impl Program {
         let (hz, tolerance) = (self.scale(track).hz(), self.tolerance(track));
         let print = Print { dts: incoming.unit.dts.0, hash, came: at.now, is_stand_in: false };
         let found = self.candidates.iter_mut().find(|candidate| candidate.leg == leg);
-        let [video, audio] = &self.copies.emitted;
-        let emitted = if track == TrackKind::Video { video } else { audio };
+        let emitted = self.copies.prints(track);
         found.into_iter().for_each(|candidate| candidate.learner.on_own(track, print, emitted, hz, tolerance));
     }
 
     fn remember(&mut self, track: TrackKind, print: Print) {
         let (hz, tolerance) = (self.scale(track).hz(), self.tolerance(track));
         self.copies.prints(track).push(print, hz);
-        let [video, audio] = &self.copies.emitted;
-        let emitted = if track == TrackKind::Video { video } else { audio };
+        let emitted = self.copies.prints(track);
         for candidate in self.candidates.iter_mut().filter(|_| !print.is_stand_in) {
             candidate.learner.on_emitted(track, &print, emitted, tolerance);
         }

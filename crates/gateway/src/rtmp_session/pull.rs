@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hub::{AHEAD_MAX, Publisher, Repairs};
+use hub::{AHEAD_MAX, Publisher};
 use media::StreamName;
 use rtmp::{Address, ClientConfig, ClientEvent, ClientInput, ClientSession, Media, Output, Role};
 use telemetry::{CloseReason, Protocol};
@@ -100,6 +100,7 @@ async fn once(gateway: &Gateway, pull: &RtmpPull, protocol: Protocol) -> Result<
         if session.is_closed() {
             break Err("the stream ended there".into());
         }
+        let mut orders = source.as_ref().map(|source| source.leg.kicked());
         let paced_until = source.as_ref().and_then(|source| source.paced_until).filter(|until| *until > Instant::now());
         let silent_at = paced_until.map_or(heard, |until| until + PACE_GRACE) + SILENT_AFTER;
         let wake_at = [deadline.filter(|_| paced_until.is_none()), paced_until, Some(silent_at)];
@@ -107,7 +108,7 @@ async fn once(gateway: &Gateway, pull: &RtmpPull, protocol: Protocol) -> Result<
         let wake = tokio::select! {
             biased;
             () = gateway.shutdown.cancelled() => Wake::Shutdown,
-            reason = kicked(source.as_mut().map(|source| &mut source.kicked)) => Wake::Kicked(reason),
+            reason = kicked(orders.as_mut()) => Wake::Kicked(reason),
             read = socket.read(&mut buffer), if paced_until.is_none() => Wake::Read(read),
             () = tokio::time::sleep_until(wake_at.into()) => Wake::Timeout,
         };
@@ -199,8 +200,7 @@ fn join(gateway: &Gateway, pull: &RtmpPull, protocol: Protocol) -> Result<Publis
         is_fetched: true,
     };
     let leg = gateway.hub.publish(arrival(), &pull.stream, publisher).map_err(|error| error.to_string())?;
-    let (kicked, draining) = (leg.kicked(), gateway.draining.subscribe());
-    Ok(Publishing { leg, kicked, draining, counted: Repairs::default(), tracks: [None; 2], paced_until: None })
+    Ok(Publishing::new(leg))
 }
 
 async fn connect(pull: &RtmpPull) -> Result<Box<dyn Duplex>, String> {
