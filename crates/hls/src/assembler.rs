@@ -10,7 +10,7 @@ use media::{AccessUnit, CodecConfig, FrameRate, Timescale, TrackKind};
 use crate::playlist::Part;
 
 /// PART-TARGET over the length of a full part, in percent: room for stamps that jitter, within the 85 % of LL-09.
-const PART_TARGET_PERCENT: i64 = 108;
+pub(crate) const PART_TARGET_PERCENT: u32 = 108;
 
 /// Largest part: 1 s at 200 Mbit/s.
 const PART_BYTES_MAX: usize = 25 << 20;
@@ -201,7 +201,7 @@ impl Assembler {
     }
 
     /// PART-TARGET that fits the pending part; `target` is what it should be about. A hole in the very first part must not
-    /// set the measure: then the declared rate does, or the target itself. A rate that is declared and far from what came does not, either.
+    /// set the measure: then the declared rate does, or the target itself.
     pub(crate) fn part_target(&self, target: i64) -> i64 {
         let count = i64::try_from(self.samples.len()).unwrap_or(1);
         let declared = match &self.config {
@@ -211,11 +211,11 @@ impl Assembler {
         let shortest = self.samples.iter().map(|sample| i64::from(sample.duration)).min().unwrap_or(0);
         let usual = declared.unwrap_or(shortest).max(1);
         let is_runt = self.duration + usual / 2 < target;
-        let full = if self.longest_duration > 3 * usual.max(shortest.min(target)) || is_runt {
-            ((target + usual / 2) / usual * usual).max(usual)
+        let full = if self.longest_duration > 3 * usual.max(shortest) || is_runt {
+            (target + usual / 2) / usual * usual
         } else {
             (count * self.longest_duration).max(self.duration)
         };
-        full * PART_TARGET_PERCENT / 100
+        full.max(usual) * i64::from(PART_TARGET_PERCENT) / 100
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use media::{AccessUnit, CodecConfig, FrameRate, Timescale, TrackKind};
 
-use crate::assembler::Assembler;
+use crate::assembler::{Assembler, PART_TARGET_PERCENT};
 use crate::era::{Cut, Segmenter};
 use crate::hash::content_hash;
 use crate::playlist::{InitSegment, MediaPlaylist, Segment, Targets};
@@ -262,6 +262,11 @@ impl Packager {
             self.flow = Flow::Running;
         }
         self.frame_rate = None;
+        if let Some(CodecConfig::Video(video)) = &video
+            && let Some(rate) = video.frame_rate
+        {
+            self.shared.expect(Timescale::VIDEO.duration(rate.frame_duration(Timescale::VIDEO)));
+        }
         (self.video, self.audio) = (renew(self.video.take(), video), renew(self.audio.take(), audio));
     }
 
@@ -495,8 +500,9 @@ impl Packager {
     /// stands until then, and the next video segment is a gap unless the picture returns.
     fn lead_with_sound(&mut self, unit: &AccessUnit, at: i64) {
         let limit = self.shared.target_duration * i64::from(Timescale::VIDEO.hz());
+        let wait = i64::from(Timescale::VIDEO.hz()) * AUDIO_WAIT_MS / 1000;
         let elapsed = self.segmenter.elapsed(at);
-        if elapsed.is_some_and(|elapsed| elapsed < self.lead_after()) || !self.next_number_used() {
+        if elapsed.is_some_and(|elapsed| elapsed < limit - wait) || !self.next_number_used() {
             return;
         }
         let at = elapsed.map_or(at, |elapsed| at - (elapsed - limit).max(0));
@@ -534,7 +540,6 @@ impl Packager {
         let Some(scale) = self.audio.as_ref().map(|audio| audio.assembler.config().timescale()) else { return };
         let passed = self.video.as_ref().and_then(|video| video.assembler.held_start());
         let wait = i64::from(scale.hz()) * AUDIO_WAIT_MS / 1000;
-        let is_early = !all && passed.is_some() && self.waits_for_first_part(scale);
         while let Some(front) = self.queue.front() {
             let at = scale.rescale(front.pts.0, Timescale::VIDEO);
             let ended = self.audio.as_ref().and_then(|audio| audio.end);
@@ -544,7 +549,7 @@ impl Packager {
             }
             let span = self.queue.back().map_or(0, |back| back.pts - front.pts);
             if !all && passed.is_none_or(|passed| at >= passed) {
-                if (span <= wait || is_early) && self.queue.len() <= AUDIO_QUEUE_MAX {
+                if span <= wait && self.queue.len() <= AUDIO_QUEUE_MAX {
                     return;
                 }
                 let front = front.clone();
@@ -554,20 +559,6 @@ impl Packager {
                 self.assign_audio(unit, scale);
             }
         }
-    }
-
-    /// Whether the picture's first part, which decides PART-TARGET and PART-HOLD-BACK where pictures are rare, may still come before
-    /// sound has to lead. Nobody can play before it is there.
-    fn waits_for_first_part(&self, scale: Timescale) -> bool {
-        let Some(newest) = self.queue.back().filter(|_| !self.shared.is_fixed) else { return false };
-        let elapsed = self.segmenter.elapsed(scale.rescale(newest.pts.0, Timescale::VIDEO));
-        elapsed.is_some_and(|elapsed| elapsed < self.lead_after())
-    }
-
-    /// How far sound gets in a segment without the picture before it leads.
-    fn lead_after(&self) -> i64 {
-        let hz = i64::from(Timescale::VIDEO.hz());
-        self.shared.target_duration * hz - hz * AUDIO_WAIT_MS / 1000
     }
 
     fn assign_audio(&mut self, unit: AccessUnit, scale: Timescale) {
@@ -665,6 +656,21 @@ impl SharedTargets {
         }
     }
 
+    /// Pictures are declared to be so far apart. Where that is more than a part, sound comes before the first of their parts, and
+    /// must not decide for both.
+    fn expect(&mut self, frame: Duration) {
+        if !self.is_fixed && frame > self.part_target {
+            let part =
+                (frame * PART_TARGET_PERCENT / 100).min(Duration::from_secs(self.target_duration.unsigned_abs()));
+            self.hold_back(part);
+        }
+    }
+
+    /// spec: rfc8216bis §4.4.3.8 (LL-11)
+    fn hold_back(&mut self, part_target: Duration) {
+        self.part_hold_back = self.part_hold_back.max(3 * part_target + Duration::from_micros(20));
+    }
+
     /// The durations of a playlist whose PART-TARGET has become known. The first playlist fixes PART-HOLD-BACK for all:
     /// at least three times its PART-TARGET. Later ones keep theirs below a third of it.
     /// spec: rfc8216bis §4.4.3.7 (LL-09), §4.4.3.8 (LL-11)
@@ -673,7 +679,7 @@ impl SharedTargets {
         if self.is_fixed {
             part_target = part_target.min(self.part_hold_back / 3);
         } else {
-            self.part_hold_back = self.part_hold_back.max(3 * part_target + Duration::from_micros(20));
+            self.hold_back(part_target);
             self.is_fixed = true;
         }
         Targets {

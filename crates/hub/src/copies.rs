@@ -297,3 +297,29 @@ impl Copies {
         if track == TrackKind::Video { video } else { audio }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_that_was_dropped_tells_the_same_as_one_that_was_kept() {
+        let came = Instant::now();
+        let (mut kept, mut dropped) = (Prints::default(), Prints::default());
+        let mut unique = 0;
+        for dts in 0..3000 {
+            let hash = u64::try_from(dts * dts % 1999).expect("positive"); // some repeat
+            let print = Print { dts, hash, came, is_stand_in: false };
+            [&mut kept, &mut dropped].map(|prints| prints.push(print, 100));
+            kept.unique(hash);
+            if dts % 170 == 0 {
+                assert!(dropped.by_hash.is_none(), "at {dts}");
+                for hash in 0..1999 {
+                    assert_eq!(kept.unique(hash), dropped.unique(hash), "{hash} at {dts}");
+                    unique += usize::from(kept.unique(hash).is_some());
+                }
+            }
+        }
+        assert!(unique > 1000, "{unique}");
+    }
+}

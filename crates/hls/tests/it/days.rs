@@ -213,7 +213,7 @@ fn what_was_held_up_is_shown_where_the_next_keyframe_is_far() {
 }
 
 /// Slides, or a camera that saves: each picture stands until the next one, and none of it is a gap. PART-TARGET is what its parts last, and
-/// players keep three of them behind the edge, whichever way the sound came first.
+/// players keep three of them behind the edge, although the sound's first part comes before the picture's.
 #[test]
 fn ll_09_an_encoder_whose_pictures_are_rare_makes_no_gaps_and_says_how_long_its_parts_are() {
     for (frames_apart, rate, silence) in [(141, (1, 3), 0), (141, (1, 3), 8), (141, (30, 1), 8), (47, (1, 1), 0)] {
@@ -238,7 +238,7 @@ fn ll_09_an_encoder_whose_pictures_are_rare_makes_no_gaps_and_says_how_long_its_
         assert!(gaps == 0.0, "{case}: {playlist:#?}");
         assert!(playlist.segments.iter().all(|segment| !segment.discontinuity), "{case}");
         if rate.0 == 30 {
-            continue; // what it declares is not what it sends: it could as well have lost what came after its first picture
+            continue; // it sends more rarely than it declares, as if what came after its first picture were lost
         }
         assert!(world.broken.is_empty(), "{case}: {:#?}", world.broken);
         let sound = world.playlist(TrackKind::Audio).expect("published");
