@@ -310,7 +310,7 @@ mod tests {
         for dts in 0..3000 {
             let hash = u64::try_from(dts * dts % 1999).expect("positive"); // some repeat
             let print = Print { dts, hash, came, is_stand_in: false };
-            [&mut kept, &mut dropped].map(|prints| prints.push(print, 100));
+            [&mut kept, &mut dropped].into_iter().for_each(|prints| prints.push(print, 100));
             kept.unique(hash);
             if dts % 170 == 0 {
                 assert!(dropped.by_hash.is_none(), "at {dts}");
