@@ -223,8 +223,8 @@ async fn beside_a_source(
         breaks = breaks.max(discontinuities(&media_playlist(server).await));
     }
     let felt = players.felt().await;
+    let events = server.events().await; // when the source ends, the first path that does may be switched from
     let (lost, video, audio) = compared(source, witness).await;
-    let events = server.events().await;
     let count = |kind: &str| events.iter().filter(|event| event.kind == kind).count();
     let (refused, switches) = (count("leg.refused"), count("stream.switched"));
     let row = Row {
