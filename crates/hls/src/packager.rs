@@ -434,6 +434,7 @@ impl Packager {
         }
         self.publish_video(nominal);
         if let Some(video) = &mut self.video {
+            self.frame_rate = self.frame_rate.or_else(|| video.assembler.frame_rate());
             video.assembler.hold(unit);
         }
         self.drain_audio(false);
@@ -446,9 +447,6 @@ impl Packager {
             return;
         }
         let part_target = video.part_target().unwrap_or(0);
-        if self.frame_rate.is_none() {
-            self.frame_rate = video.assembler.frame_rate();
-        }
         if self.segmenter.is_full(now, part_target) || video.open_bytes() > SEGMENT_BYTES_MAX {
             let number = self.segmenter.force(now);
             video.finish_segment(now, &mut self.shared);

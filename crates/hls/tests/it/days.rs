@@ -241,6 +241,9 @@ fn ll_09_an_encoder_whose_pictures_are_rare_makes_no_gaps_and_says_how_long_its_
             continue; // it sends more rarely than it declares, as if what came after its first picture were lost
         }
         assert!(world.broken.is_empty(), "{case}: {:#?}", world.broken);
+        let multivariant = world.packager.render_multivariant("x").expect("a player can start");
+        let rate = if rate.1 == 3 { ",FRAME-RATE=0.333" } else { ",FRAME-RATE=1.000" };
+        assert!(multivariant.contains(rate) || silence > 0, "AUTH-11, {case}: {multivariant}");
         let sound = world.playlist(TrackKind::Audio).expect("published");
         let apart = f64::from(u32::try_from(frames_apart).expect("small")) * 64.0 / 3000.0;
         for list in [&playlist, &sound] {
