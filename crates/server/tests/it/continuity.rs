@@ -184,6 +184,7 @@ async fn a_second_encoder_takes_over_within_a_second_and_the_preferred_one_gets_
     seconds(3.0).await;
     assert_seamless(&rig).await;
     assert_eq!(metric(&rig, "throughline_switches_total{reason=\"preferred\"}").await, 1);
+    assert!(metric(&rig, "throughline_switch_gap_seconds_count").await >= 3, "silent, preferred, closed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

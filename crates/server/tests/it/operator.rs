@@ -6,7 +6,7 @@ use std::time::Duration;
 use testkit::http;
 use testkit::programs::{Ffmpeg, Program};
 
-use crate::continuity::{events, leader, legs};
+use crate::continuity::{events, legs};
 use crate::operations::throughline;
 use crate::rig::{Encoder, Rig, eventually};
 
@@ -90,43 +90,66 @@ async fn the_command_line_drains_a_server_and_ends_its_broadcasts() {
     assert!(ended.0, "{}", ended.2);
 }
 
-/// The mean colour of the newest picture.
-async fn colour(rig: &Rig, stream: &str) -> Vec<u8> {
+/// The mean colours of the newest pictures.
+async fn colours(rig: &Rig, stream: &str, pictures: u32) -> Vec<u8> {
     let file = rig.state.join("colour.rgb");
     let url = format!("http://{}/live/{stream}/index.m3u8", rig.http());
-    let words = ["-hide_banner", "-loglevel", "error", "-y", "-live_start_index", "-1", "-i", &url, "-frames:v", "1"];
+    let count = pictures.to_string();
+    let words =
+        ["-hide_banner", "-loglevel", "error", "-y", "-live_start_index", "-1", "-i", &url, "-frames:v", &count];
     let rest = ["-vf", "scale=1:1:flags=area", "-pix_fmt", "rgb24", "-f", "rawvideo", file.to_str().expect("plain")];
     let (is_done, _, error) = Program::start(Ffmpeg::Debian.path(), words.into_iter().chain(rest)).finish().await;
     assert!(is_done, "{error}");
     std::fs::read(&file).expect("written")
 }
 
-async fn picture(path: &Path) {
-    let words = ["-hide_banner", "-loglevel", "error", "-y", "-f", "lavfi", "-i", "color=red:size=320x180"];
-    let rest = ["-frames:v", "1", path.to_str().expect("plain")];
-    assert!(Program::start(Ffmpeg::Debian.path(), words.into_iter().chain(rest)).finish().await.0);
+/// Red for a second, and where there is another one, blue in it.
+async fn red(path: &Path, pictures: &str) {
+    let words = ["-hide_banner", "-loglevel", "error", "-y", "-f", "lavfi", "-i", "color=red:size=320x180:rate=30"];
+    let filter = ["-vf", "drawbox=color=blue:t=fill:enable='gte(n,30)'"];
+    let rest = ["-frames:v", pictures, path.to_str().expect("plain")];
+    assert!(Program::start(Ffmpeg::Debian.path(), words.into_iter().chain(filter).chain(rest)).finish().await.0);
+}
+
+/// How many pictures in a row are red, not red, red and so on.
+fn runs(pictures: &[u8]) -> Vec<usize> {
+    let reds: Vec<bool> = pictures.chunks(3).map(is_red).collect();
+    reds.chunk_by(bool::eq).map(<[bool]>::len).collect()
+}
+
+fn is_red(picture: &[u8]) -> bool {
+    matches!(picture, [red, green, blue] if *red > 180 && *green < 70 && *blue < 70)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slate_is_the_picture_that_was_chosen_in_h264_and_h265_and_a_gap_in_av1_or_when_off() {
-    let red = std::env::temp_dir().join(format!("throughline-red-{}.png", std::process::id()));
-    picture(&red).await;
+async fn a_slate_is_the_picture_or_clip_that_was_chosen_in_h264_and_h265_and_a_gap_in_av1_or_when_off() {
+    let [still, clip] =
+        ["png", "mp4"].map(|kind| std::env::temp_dir().join(format!("throughline-red-{}.{kind}", std::process::id())));
+    tokio::join!(red(&still, "1"), red(&clip, "60"));
     let rig = Rig::with(|file| {
         file.slate.enabled = true;
-        file.slate.file = Some(red.clone());
+        file.slate.file = Some(still.clone());
+        file.slate.streams.insert("moving".into(), clip.clone());
         file.slate.streams.insert("quiet".into(), "off".into());
     })
     .await;
-    for encoder in [Encoder::default(), Encoder::hevc()] {
-        let source = encoder.publish(&rig.publish_url("show").await);
-        let path = rig.two_segments("show", "video").await;
+    for (stream, encoder) in [("moving", Encoder::default()), ("show", Encoder::hevc())] {
+        let source = encoder.publish(&rig.publish_url(stream).await);
+        let path = rig.two_segments(stream, "video").await;
         tokio::time::sleep(Duration::from_secs(3)).await; // the slate is made meanwhile
         source.kill().await;
-        eventually("the slate is shown", || async { (leader(&rig).await == "slate").then_some(()) }).await;
-        let is_slate = |line: &[u8]| matches!(line, [red, green, blue] if *red > 180 && *green < 70 && *blue < 70);
-        eventually("red", || async { is_slate(&colour(&rig, "show").await).then_some(()) }).await;
+        let view = format!("/api/v1/streams/{stream}");
+        eventually("the slate is shown", || async {
+            (rig.api(&view).await["publisher"]["protocol"] == "slate").then_some(())
+        })
+        .await;
+        eventually("red", || async { is_red(&colours(&rig, stream, 1).await).then_some(()) }).await;
+        if stream == "moving" {
+            let runs = runs(&colours(&rig, stream, 160).await);
+            let whole = runs.get(1..runs.len() - 1).unwrap_or_default();
+            assert!(whole.len() >= 3 && whole.iter().all(|run| *run == 30), "looped, a second of each: {runs:?}");
+        }
         assert_eq!(rig.playlist(&path).await.broken_rules(), Vec::<String>::new());
-        rig.ask(hyper::Method::DELETE, "/api/v1/streams/show", &serde_json::Value::Null).await.expect("is there");
     }
     let source = Encoder::default().publish(&rig.publish_url("quiet").await);
     let path = rig.two_segments("quiet", "video").await;
@@ -139,5 +162,5 @@ async fn a_slate_is_the_picture_that_was_chosen_in_h264_and_h265_and_a_gap_in_av
     rig.playlist_when(&path, "a gap where none can be made", has_gap).await;
     let told = rig.api("/api/v1/events?stream=modern&limit=100").await.to_string();
     assert!(told.contains("slate.missing") && told.contains("none is made for its codec"), "{told}");
-    std::fs::remove_file(&red).expect("it was there");
+    [still, clip].iter().for_each(|file| std::fs::remove_file(file).expect("it was there"));
 }

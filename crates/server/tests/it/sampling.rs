@@ -42,7 +42,7 @@ async fn an_encoder_whose_picture_is_black_gives_way_to_one_whose_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_single_encoder_that_is_silent_or_stands_still_goes_on_and_is_told() {
+async fn a_single_encoder_that_is_silent_or_stands_still_goes_on_and_is_told_and_gives_way_once_there_is_another() {
     let rig = Rig::with(looks_often).await;
     let quiet = "-af volume=volume=0:enable=gte(t\\,5)";
     let still = "-vf drawbox=t=fill:color=teal:enable=gte(t\\,5)";
@@ -62,5 +62,17 @@ async fn a_single_encoder_that_is_silent_or_stands_still_goes_on_and_is_told() {
         })
         .await;
         assert_eq!(view["state"], "live", "{view:#}");
+    }
+    for (stream, ..) in rows {
+        let url = format!("rtmp://{}/live/{}", rig.rtmp(), rig.key_with_rank(stream, 1).await);
+        encoders.push(Encoder { size: "320x180", ..Encoder::default() }.publish(&url));
+    }
+    for (stream, _, words) in rows {
+        let switch = eventually("the one that came feeds the stream", || async {
+            let told = rig.api(&format!("/api/v1/events?stream={stream}&limit=1000")).await;
+            told.as_array()?.iter().find(|event| event["reason"] == "degraded").cloned()
+        })
+        .await;
+        assert!(switch["text"].as_str().is_some_and(|text| text.contains(words)), "{switch}");
     }
 }
