@@ -38,7 +38,7 @@ const DRIFT_RUN: u32 = 3;
 const DRIFT_NANOS_MAX: i64 = 100_000_000;
 /// Furthest that a copy may be ahead of the program: what it has kept is used when it is needed.
 const AHEAD_NANOS_MAX: i64 = 4_000_000_000;
-/// Furthest that it may be behind. Carrying on with one that is further behind is a hole that players cannot bridge; it joins as another
+/// Furthest that it may be behind, unless the window of the merge is wider. Carrying on with one that is further behind is a hole that players cannot bridge; it joins as another
 /// encode would, and shows some pictures again. Content that repeats looks like a copy that is late, too.
 const BEHIND_NANOS_MAX: i64 = 1_000_000_000;
 /// Units of which it is remembered when they came.
@@ -694,7 +694,9 @@ impl Program {
     pub(crate) fn likeness(&self, leg: u64, standby: &Standby) -> Option<Shifts> {
         let candidate = self.candidates.iter().find(|candidate| candidate.leg == leg)?;
         let shifts = candidate.learner.shifts(&self.tracks).filter(|_| standby.tracks == *self.tracks)?;
-        (-BEHIND_NANOS_MAX..=AHEAD_NANOS_MAX).contains(&self.lead_nanos(shifts, standby)).then_some(shifts)
+        let window = i64::try_from(self.window.as_nanos()).unwrap_or(i64::MAX) / 4 * 5;
+        let allowed = -BEHIND_NANOS_MAX.max(window)..=AHEAD_NANOS_MAX.max(window);
+        allowed.contains(&self.lead_nanos(shifts, standby)).then_some(shifts)
     }
 
     /// How far a leg that is a copy is ahead of the program.

@@ -5,7 +5,11 @@ use super::*;
 /// How late pictures came out from a time of the encoder on, the least and the most, in milliseconds; what is missing; how often
 /// the program changed its leg.
 fn lateness(mode: MergeMode, delays: (u64, u64), dies: usize) -> (i64, i64, [i64; 2]) {
-    let mut world = World::new(HubConfig { merge_mode: mode, ..HubConfig::default() });
+    within(HubConfig::default().merge_window, mode, delays, dies)
+}
+
+fn within(merge_window: Duration, mode: MergeMode, delays: (u64, u64), dies: usize) -> (i64, i64, [i64; 2]) {
+    let mut world = World::new(HubConfig { merge_mode: mode, merge_window, ..HubConfig::default() });
     let paths = [path(1, 0, delays.0, true), path(1, 777_000, delays.1, false)];
     let mut acts = carry(0, &paths[0], 0, 20 * SECOND);
     acts.extend(carry(1, &paths[1], 0, 20 * SECOND));
@@ -29,6 +33,19 @@ fn steady_waits_for_the_slower_copy_and_losing_either_changes_nothing() {
             assert_eq!(missing, [0, 0]);
             assert!(least >= 145 && most <= 200, "{delays:?}, leg {dies} dies: {least} to {most} ms");
         }
+    }
+}
+
+/// A satellite beside a fibre.
+#[test]
+fn with_a_wider_window_copies_may_be_seconds_apart() {
+    for (dies, delays) in [(0, (10, 2000)), (1, (10, 2000)), (0, (2000, 10)), (0, (10, 4000))] {
+        let (least, most, missing) = within(Duration::from_secs(5), MergeMode::Steady, delays, dies);
+        let apart = i64::try_from(delays.0.max(delays.1)).expect("small");
+        assert_eq!(missing, [0, 0], "{delays:?}, leg {dies} dies: {least} to {most} ms");
+        assert!(most <= apart + 300, "{delays:?}, leg {dies} dies: {least} to {most} ms");
+        let (least, most, missing) = within(Duration::from_secs(5), MergeMode::Swift, delays, dies);
+        assert_eq!(missing, [0, 0], "swift, {delays:?}, leg {dies} dies: {least} to {most} ms");
     }
 }
 
