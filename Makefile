@@ -53,14 +53,16 @@ soak:
 # docs/drills.md. WHAT=copies, mixed, srt, encoders, reconnect, flaps, key, slate, blip, sparse or restart runs one kind alone; WHAT=alternation runs for ROUNDS minutes.
 ROUNDS = 100
 drills:
-	@$(CARGO) xtask setup drills
+	@$(CARGO) xtask setup test
 	@$(CARGO) build $(LOCKED) --release --quiet --package throughline-server --package throughline-testkit
 	@target/release/drills target/release/throughline $(ROUNDS) $(WHAT)
 
-# A real OBS Studio, without a screen, publishes for 24 seconds over RTMP, then over SRT.
+# A real OBS Studio, without a screen, publishes for 24 seconds over RTMP, then over SRT; then over RTMP and a path that stands still at times.
 drill-obs:
-	@$(CARGO) build $(LOCKED) --release --quiet --package throughline-server
+	@$(CARGO) xtask setup test
+	@$(CARGO) build $(LOCKED) --release --quiet --package throughline-server --package throughline-testkit
 	@$(CARGO) xtask drill-obs
+	@target/release/drills target/release/throughline 1 obs
 
 # Every fuzz target for FUZZ_SECONDS; crashes become unit tests. Needs no nightly.
 FUZZ_SECONDS = 10

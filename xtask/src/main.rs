@@ -1,6 +1,6 @@
 //! The project's own tooling: what needs logic and is no product code.
 //!
-//! `cargo xtask setup run|test|drills`, `run`, `bench`, `soak`, `drill-obs`, `fuzz-seeds`, `layers`, `specs`, `bar`, `web-hash`.
+//! `cargo xtask setup run|test`, `run`, `bench`, `soak`, `drill-obs`, `fuzz-seeds`, `layers`, `specs`, `bar`, `web-hash`.
 #![expect(clippy::print_stdout, reason = "this is the command line")]
 
 mod bar;
@@ -56,7 +56,6 @@ fn run_command() -> anyhow::Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["setup", "run"] => setup::for_run(),
         ["setup", "test"] => setup::for_test(),
-        ["setup", "drills"] => setup::for_drills(),
         ["run"] => run::run(),
         ["layers"] => layers::check(),
         ["specs"] => specs::check(),
@@ -68,7 +67,7 @@ fn run_command() -> anyhow::Result<()> {
         ["web-hash"] => web::check(),
         ["web-hash", "write"] => web::write(),
         _ => bail!(
-            "usage: cargo xtask setup run|setup test|setup drills|run|bench [name…]|soak MINUTES|drill-obs|fuzz-seeds TARGET|layers|specs|bar|web-hash [write]"
+            "usage: cargo xtask setup run|setup test|run|bench [name…]|soak MINUTES|drill-obs|fuzz-seeds TARGET|layers|specs|bar|web-hash [write]"
         ),
     }
 }

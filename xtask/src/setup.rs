@@ -9,7 +9,7 @@ use crate::root;
 
 /// Program to look for, and the Debian package that has it.
 const FOR_RUN: [(&str, &str); 1] = [("ffmpeg", "ffmpeg")];
-const FOR_TEST: [(&str, &str); 14] = [
+const FOR_TEST: [(&str, &str); 15] = [
     ("curl", "curl"),
     ("ffmpeg", "ffmpeg"),
     ("ffprobe", "ffmpeg"),
@@ -24,6 +24,7 @@ const FOR_TEST: [(&str, &str); 14] = [
     ("npm", "npm"),
     ("python3", "python3"),
     ("gst-launch-1.0", "gstreamer1.0-tools"),
+    ("nft", "nftables"), // loses packets of TCP
 ];
 const FOR_BENCH: [(&str, &str); 6] = [
     ("wrk", "wrk"),
@@ -38,8 +39,6 @@ const NGINX_RTMP: &str = "/usr/lib/nginx/modules/ngx_rtmp_module.so";
 const FOR_BONDING: [(&str, &str); 4] =
     [("cmake", "cmake"), ("make", "make"), ("g++", "g++"), ("pkg-config", "pkg-config")];
 const OPENSSL_HEADER: &str = "/usr/include/openssl/ssl.h";
-/// Loses packets of TCP.
-const FOR_DRILLS: [(&str, &str); 1] = [("nft", "nftables")];
 const FOR_OBS: [(&str, &str); 2] = [("obs", "obs-studio"), ("Xvfb", "xvfb")];
 /// GStreamer's elements are files, not programs.
 const GSTREAMER_ELEMENTS: &str = "/usr/lib/x86_64-linux-gnu/gstreamer-1.0/libgstrtmp2.so";
@@ -69,11 +68,6 @@ pub(crate) fn for_bench() -> anyhow::Result<()> {
         wanted.push("libnginx-mod-rtmp");
     }
     packages(&wanted)
-}
-
-pub(crate) fn for_drills() -> anyhow::Result<()> {
-    for_test()?;
-    packages(&missing(&FOR_DRILLS))
 }
 
 pub(crate) fn for_obs() -> anyhow::Result<()> {

@@ -4,6 +4,7 @@
 //! after the cut's PTS, and waits until the picture has passed that point.
 
 mod gaps;
+mod targets;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,11 +12,12 @@ use std::time::Duration;
 
 use media::{AccessUnit, CodecConfig, FrameRate, Timescale, TrackKind};
 
-use crate::assembler::{Assembler, PART_TARGET_PERCENT};
+use crate::assembler::Assembler;
 use crate::era::{Cut, Segmenter};
 use crate::hash::content_hash;
-use crate::playlist::{InitSegment, MediaPlaylist, Segment, Targets};
+use crate::playlist::{InitSegment, MediaPlaylist, Segment};
 use crate::utc::UtcMap;
+use targets::SharedTargets;
 
 /// How long sound waits for the picture to pass it, in milliseconds.
 const AUDIO_WAIT_MS: i64 = 500;
@@ -101,16 +103,6 @@ struct TrackPackager {
     start: i64,
     /// Where the last segment ended, in ticks of the track.
     end: Option<i64>,
-}
-
-/// Durations that all playlists share, before PART-TARGET is known.
-#[derive(Clone, Copy, Debug)]
-struct SharedTargets {
-    part_target: Duration,
-    part_hold_back: Duration,
-    target_duration: i64,
-    window_nanos: i64,
-    is_fixed: bool,
 }
 
 /// What became of a source that is lost.
@@ -250,11 +242,18 @@ impl Packager {
         }
     }
 
-    /// The tracks are others from here on: everything open is closed, and what follows needs a new decoder.
+    /// The tracks are others from here on: what is open is closed, and what follows needs a new decoder. Sound that stays as it is goes on
+    /// until the new picture begins.
     pub fn set_tracks(&mut self, video: Option<CodecConfig>, audio: Option<CodecConfig>) {
         let is_first = self.video.is_none() && self.audio.is_none();
         if !is_first {
-            self.close_all();
+            let goes_on = |track: &TrackPackager| audio.as_ref().is_some_and(|new| new == track.assembler.config());
+            let is_pictured = self.video.is_some() && !matches!(self.flow, Flow::Gap { .. });
+            if is_pictured && self.audio.as_ref().is_some_and(goes_on) {
+                self.close_pictures();
+            } else {
+                self.close_all();
+            }
             self.utc.restart();
             self.next_is_discontinuity = true;
         }
@@ -585,12 +584,18 @@ impl Packager {
         audio.begin_segment(start, at, self.utc.utc(scale.nanos(at)));
     }
 
-    /// Publishes everything and closes both tracks at the same point. Returns it, on the video scale.
-    fn close_all(&mut self) -> i64 {
+    /// Publishes the pictures and all sound, and closes the track of the pictures. Returns where it ends.
+    fn close_pictures(&mut self) -> Option<i64> {
         self.segmenter.close();
         self.is_blind = false;
-        let video_end = self.video.as_mut().and_then(|video| video.close(&mut self.shared));
+        let end = self.video.as_mut().and_then(|video| video.close(&mut self.shared));
         self.drain_audio(true);
+        end
+    }
+
+    /// Publishes everything and closes both tracks at the same point. Returns it, on the video scale.
+    fn close_all(&mut self) -> i64 {
+        let video_end = self.close_pictures();
         let Some(scale) = self.audio.as_ref().map(|audio| audio.assembler.config().timescale()) else {
             return video_end.unwrap_or(0);
         };
@@ -639,54 +644,6 @@ fn renew(old: Option<TrackPackager>, config: Option<CodecConfig>) -> Option<Trac
     track.end = old.end.filter(|_| same_scale);
     track.playlist = old.playlist;
     Some(track)
-}
-
-impl SharedTargets {
-    fn new(config: &PackagerConfig) -> Self {
-        let target_duration = config.target_duration();
-        let window = i64::try_from(config.window.as_nanos()).unwrap_or(i64::MAX);
-        Self {
-            part_target: config.part_target,
-            part_hold_back: config.part_hold_back.max(config.part_target * 345 / 100),
-            target_duration,
-            window_nanos: window.max(8 * target_duration * SECOND),
-            is_fixed: false,
-        }
-    }
-
-    /// Pictures are declared to be so far apart. Where that is more than a part, sound comes before the first of their parts, and
-    /// must not decide for both.
-    fn expect(&mut self, frame: Duration) {
-        if !self.is_fixed && frame > self.part_target {
-            let part =
-                (frame * PART_TARGET_PERCENT / 100).min(Duration::from_secs(self.target_duration.unsigned_abs()));
-            self.hold_back(part);
-        }
-    }
-
-    /// spec: rfc8216bis §4.4.3.8 (LL-11)
-    fn hold_back(&mut self, part_target: Duration) {
-        self.part_hold_back = self.part_hold_back.max(3 * part_target + Duration::from_micros(20));
-    }
-
-    /// The durations of a playlist whose PART-TARGET has become known. The first playlist fixes PART-HOLD-BACK for all:
-    /// at least three times its PART-TARGET. Later ones keep theirs below a third of it.
-    /// spec: rfc8216bis §4.4.3.7 (LL-09), §4.4.3.8 (LL-11)
-    fn fix(&mut self, part_target: i64, scale: Timescale) -> Targets {
-        let mut part_target = scale.duration(part_target).min(Duration::from_secs(self.target_duration.unsigned_abs()));
-        if self.is_fixed {
-            part_target = part_target.min(self.part_hold_back / 3);
-        } else {
-            self.hold_back(part_target);
-            self.is_fixed = true;
-        }
-        Targets {
-            target_duration: self.target_duration,
-            part_target: i64::try_from(part_target.as_nanos()).unwrap_or(i64::MAX),
-            part_hold_back_nanos: i64::try_from(self.part_hold_back.as_nanos()).unwrap_or(i64::MAX),
-            window_nanos: self.window_nanos,
-        }
-    }
 }
 
 impl TrackPackager {

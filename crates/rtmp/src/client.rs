@@ -10,7 +10,7 @@ use crate::amf0::{Value, object};
 use crate::chunk::Message;
 use crate::handshake::Handshake;
 use crate::link::{Link, Output, Stats};
-use crate::message::{self, CommandMessage, Media, Metadata, Unroller, type_id};
+use crate::message::{self, CommandMessage, FrameInfo, Media, Metadata, Unroller, type_id};
 use crate::{Error, Violation};
 
 /// Time for each step until the server says that it begins.
@@ -70,6 +70,13 @@ pub enum ClientCommand {
     },
     /// Send `onMetaData`.
     SendMetadata(Metadata),
+    /// Send `onFI`: when the picture of this time was captured.
+    SendFrameInfo {
+        /// Milliseconds, as of media.
+        timestamp_ms: u32,
+        /// What the clock said, in milliseconds.
+        info: FrameInfo,
+    },
     /// End the stream properly.
     Close,
 }
@@ -87,6 +94,13 @@ pub enum ClientEvent {
         time_nanos: i64,
         /// The packet.
         media: Media,
+    },
+    /// When a picture that plays was captured.
+    Captured {
+        /// The picture's decode time in nanoseconds.
+        time_nanos: i64,
+        /// What the encoder's clock said.
+        info: FrameInfo,
     },
     /// The server wants this client to connect anew and to leave this connection then.
     /// spec: Enhanced RTMP v2, reconnect request
@@ -218,8 +232,13 @@ impl ClientSession {
                 self.on_command_message(now, &CommandMessage::parse(message)?)
             }
             type_id::DATA_AMF0 | type_id::DATA_AMF3 => {
-                if let Some(metadata) = Metadata::from_values(&message::decode_data(message)?) {
+                let values = message::decode_data(message)?;
+                if let Some(metadata) = Metadata::from_values(&values) {
                     self.link.push(ClientEvent::Metadata(metadata));
+                } else if let State::Running { clock, .. } = &self.state
+                    && let Some((time_nanos, info)) = FrameInfo::beside(&values, clock, message.timestamp)
+                {
+                    self.link.push(ClientEvent::Captured { time_nanos, info });
                 }
                 Ok(())
             }
@@ -296,9 +315,10 @@ impl ClientSession {
             ClientCommand::SendMetadata(metadata) => {
                 let mut values = metadata.to_values();
                 values.insert(0, "@setDataFrame".into());
-                let mut payload = bytes::BytesMut::new();
-                values.iter().for_each(|value| crate::amf0::encode(&mut payload, value));
-                self.link.data(stream_id, &payload);
+                self.link.data(stream_id, 0, &values);
+            }
+            ClientCommand::SendFrameInfo { timestamp_ms, info } => {
+                self.link.data(stream_id, timestamp_ms, &info.to_values());
             }
             ClientCommand::Close => {
                 self.link.command(0, "deleteStream", 6.0, &[Value::Null, f64::from(stream_id).into()]);

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::{BufMut, Bytes, BytesMut};
 use media::TrackKind;
 
-use crate::amf0::Value;
+use crate::amf0::{self, Value};
 use crate::chunk::{ChunkReader, ChunkWriter, Message, MessageHead};
 use crate::message::{CommandMessage, type_id};
 use crate::{Error, Violation};
@@ -168,9 +168,11 @@ impl<E> Link<E> {
     }
 
     /// One data message of AMF 0 values. spec: RTMP 1.0 §7.1.2
-    pub(crate) fn data(&mut self, stream_id: u32, payload: &[u8]) {
-        let head = MessageHead { type_id: type_id::DATA_AMF0, stream_id, timestamp: 0 };
-        self.writer.write(&mut self.out, DATA_CHUNK_STREAM, &head, &[payload]);
+    pub(crate) fn data(&mut self, stream_id: u32, timestamp: u32, values: &[Value]) {
+        let head = MessageHead { type_id: type_id::DATA_AMF0, stream_id, timestamp };
+        let mut payload = BytesMut::new();
+        values.iter().for_each(|value| amf0::encode(&mut payload, value));
+        self.writer.write(&mut self.out, DATA_CHUNK_STREAM, &head, &[&payload]);
     }
 
     /// Bytes to send come before events, events before waiting.

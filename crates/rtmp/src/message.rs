@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use container::flv;
 use media::{AudioCodec, CodecConfig, VideoCodec};
 
-use crate::amf0::{self, Value};
+use crate::amf0::{self, Value, object};
 use crate::chunk::Message;
 use crate::{Error, Violation};
 
@@ -130,6 +130,20 @@ impl FrameInfo {
         let info = rest.first().filter(|_| name.as_str() == Some("onFI"))?;
         let text = |key: &str| info.get(key).and_then(Value::as_str);
         text("st").and_then(system_time).or_else(|| text("tc").and_then(time_code))
+    }
+
+    /// From the values of a data message that came beside media, and where it lies: nanoseconds on the scale of that media.
+    pub(crate) fn beside(values: &[Value], clock: &Unroller, timestamp: u32) -> Option<(i64, Self)> {
+        let info = Self::from_values(values)?;
+        Some((clock.beside(timestamp)?.saturating_mul(1_000_000), info))
+    }
+
+    /// The values of a data message, in milliseconds; `frames` is not told.
+    pub(crate) fn to_values(self) -> Vec<Value> {
+        let [hours, minutes, seconds, millis] =
+            [3_600_000, 60_000, 1000, 1].map(|unit| self.day_nanos / 1_000_000 / unit);
+        let text = format!("{:02}:{:02}:{:02}.{:03}", hours % 24, minutes % 60, seconds % 60, millis % 1000);
+        vec!["onFI".into(), object([("st", Value::String(text))])]
     }
 }
 
@@ -333,6 +347,8 @@ mod tests {
             assert_eq!((info("st", wrong), info("tc", wrong)), (None, None), "{wrong}");
         }
         assert_eq!(FrameInfo::from_values(&["onFI".into()]), None);
+        let told = FrameInfo { day_nanos: 40_333_045_000_000, frames: 0 };
+        assert_eq!(FrameInfo::from_values(&told.to_values()), Some(told));
     }
 
     #[test]

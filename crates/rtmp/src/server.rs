@@ -3,11 +3,10 @@
 use std::mem;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use container::flv;
 use media::{AccessUnit, CodecConfig};
 
-use crate::amf0::{self, Value, object};
+use crate::amf0::{Value, object};
 use crate::chunk::Message;
 use crate::handshake::Handshake;
 use crate::link::{Link, Output, Stats};
@@ -324,10 +323,8 @@ impl ServerSession {
                 {
                     if let Some(metadata) = Metadata::from_values(&values) {
                         self.link.push(Event::Metadata(metadata));
-                    } else if let Some((info, time)) =
-                        FrameInfo::from_values(&values).zip(clock.beside(message.timestamp))
-                    {
-                        self.link.push(Event::Captured { time_nanos: time.saturating_mul(1_000_000), info });
+                    } else if let Some((time_nanos, info)) = FrameInfo::beside(&values, clock, message.timestamp) {
+                        self.link.push(Event::Captured { time_nanos, info });
                     }
                 }
                 Ok(())
@@ -531,9 +528,7 @@ impl ServerSession {
     /// Sends `onMetaData` to a player; call it after the play was accepted.
     pub fn send_metadata(&mut self, metadata: &Metadata) {
         let State::Playing { stream_id, .. } = self.state else { return };
-        let mut payload = BytesMut::new();
-        metadata.to_values().iter().for_each(|value| amf0::encode(&mut payload, value));
-        self.link.data(stream_id, &payload);
+        self.link.data(stream_id, 0, &metadata.to_values());
     }
 
     fn status(&mut self, stream_id: u32, status: Value) {

@@ -253,7 +253,97 @@ fn is_public(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use hub::{Arrival, Hub, HubConfig, Publisher};
+    use telemetry::registry::Registry;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// A server whose legs' comings are told to `port` of this machine, and its metrics.
+    struct Bench {
+        hub: Hub,
+        registry: Registry,
+        told: tokio::task::JoinHandle<()>,
+    }
+
+    impl Bench {
+        fn new(port: u16) -> Self {
+            let mut registry = Registry::default();
+            let (hub, metrics) = (Hub::new(HubConfig::default()), Metrics::register(&mut registry));
+            let webhook = Webhook {
+                url: format!("http://127.0.0.1:{port}/").parse().expect("an address"),
+                secret: vec![1; 32],
+                events: BTreeSet::from(["leg.joined".to_owned()]),
+                streams: BTreeSet::new(),
+                allows_private: true,
+            };
+            let told = tokio::spawn(tell(webhook, Arc::clone(hub.events()), metrics, CancellationToken::new()));
+            Self { hub, registry, told }
+        }
+
+        /// So many legs come and go.
+        fn come(&self, count: usize) {
+            for _ in 0..count {
+                let at = Arrival { now: Instant::now(), utc_nanos: 0 };
+                let leg = self.hub.publish(at, &"show".parse().expect("a name"), Publisher::default()).expect("let in");
+                leg.close(at);
+            }
+        }
+
+        fn count(&self, outcome: &str) -> u64 {
+            let mut text = String::new();
+            telemetry::encoding::text::encode(&mut text, &self.registry).expect("to memory");
+            let line = format!("webhooks_total{{outcome=\"{outcome}\"}} ");
+            text.lines().find_map(|known| known.strip_prefix(&line)).map_or(0, |count| count.parse().expect("a number"))
+        }
+    }
+
+    /// Takes one event, and answers when `answer` comes.
+    async fn take(listener: &TcpListener, answer: impl Future<Output = &'static str>) {
+        let (mut socket, _) = listener.accept().await.expect("somebody comes");
+        let _ = socket.read(&mut [0; 4096]).await.expect("it asks");
+        let answer = format!("HTTP/1.1 {}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", answer.await);
+        socket.write_all(answer.as_bytes()).await.expect("it listens");
+    }
+
+    #[tokio::test]
+    async fn what_a_slow_receiver_misses_is_counted_and_410_is_the_last_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let mut bench = Bench::new(listener.local_addr().expect("bound").port());
+        tokio::task::yield_now().await; // it listens to the log
+        bench.come(1);
+        take(&listener, async {
+            bench.come(3000); // twice as many events as the log keeps, nearly
+            "204 No Content"
+        })
+        .await;
+        take(&listener, async { "410 Gone" }).await;
+        let Bench { told, .. } = &mut bench;
+        told.await.expect("it ends");
+        let [delivered, given_up, failed] = ["delivered", "given_up", "failed"].map(|outcome| bench.count(outcome));
+        assert_eq!((delivered, given_up, failed), (1, 1, 0));
+        assert!(bench.count("missed") > 1000, "{}", bench.count("missed"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_that_nobody_takes_is_given_up_after_the_last_wait() {
+        let closed = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("bound").port();
+        let bench = Bench::new(closed);
+        tokio::task::yield_now().await;
+        let began = tokio::time::Instant::now();
+        bench.come(1);
+        while bench.count("given_up") == 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(bench.count("failed"), 1 + WAITS.len() as u64);
+        let waited: u64 = WAITS.iter().sum();
+        let range = Duration::from_secs(waited * 8 / 10)..Duration::from_secs(waited * 12 / 10 + 15 * 8);
+        assert!(range.contains(&began.elapsed()), "{:?}", began.elapsed());
+        assert!(!bench.told.is_finished(), "the next one may be taken");
+    }
 
     #[test]
     fn signatures_are_those_of_the_standards_example() {

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::programs::Program;
+use crate::programs::{Program, is_there};
 
 /// How the path is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,9 +110,16 @@ impl Cable {
     }
 }
 
+/// Whether the kernel loses packets for this program: it is root, and nftables is installed.
+pub async fn can_lose() -> bool {
+    is_there(NFT) && Program::start(NFT, ["list tables"]).finish().await.0
+}
+
+const NFT: &str = "/usr/sbin/nft";
+
 /// Tells the kernel's packet filter.
 async fn filter(rules: &str) {
-    let (is_done, _, error) = Program::start("/usr/sbin/nft", [rules]).finish().await;
+    let (is_done, _, error) = Program::start(NFT, [rules]).finish().await;
     assert!(is_done, "packets are lost by nftables, which needs root: {error}");
 }
 

@@ -8,6 +8,7 @@ pub mod http;
 pub mod playlist;
 pub mod programs;
 pub mod publisher;
+pub mod reel;
 pub mod relay;
 pub mod witness;
 

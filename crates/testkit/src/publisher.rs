@@ -2,7 +2,7 @@
 
 use media::TrackKind;
 
-pub use viewer::publisher::{Publisher, Tag, read_flv};
+pub use viewer::publisher::{FrameInfo, Publisher, Tag, read_flv};
 
 /// Puts CEA-608 captions into H.264 pictures: `text` comes up, once in every `every` pictures. spec: ATSC A/53 part 4 §6.2.3
 ///

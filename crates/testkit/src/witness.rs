@@ -65,6 +65,16 @@ impl Source {
         Self { program, reference: reference.into() }
     }
 
+    /// What it made until now: it is asked to end.
+    ///
+    /// # Panics
+    /// There is no `kill`.
+    pub async fn stop(self) -> Hashes {
+        let ends = Program::start("/bin/kill", ["-INT", &self.program.id().to_string()]).finish();
+        ends.await;
+        self.made().await
+    }
+
     /// What it made, when it has ended.
     pub async fn made(self) -> Hashes {
         let _ = self.program.finish().await;
@@ -81,13 +91,17 @@ pub struct Hashes {
     pub audio: Vec<String>,
     /// When each picture is shown, in microseconds.
     pub shown_us: Vec<i64>,
+    /// When each frame of sound is heard, in microseconds.
+    pub heard_us: Vec<i64>,
+    /// Width and height of the pictures.
+    pub size: String,
 }
 
 const HASHED: [&str; 14] = [
     "-map",
-    "0:v",
+    "0:v?",
     "-map",
-    "0:a",
+    "0:a?",
     "-c:a",
     "copy",
     "-fps_mode",
@@ -101,8 +115,9 @@ const HASHED: [&str; 14] = [
 ];
 
 impl Hashes {
-    async fn of(file: &str) -> Self {
-        let inputs = ["-hide_banner", "-loglevel", "error", "-nostdin", "-i", file];
+    /// Of a file.
+    pub async fn of(file: &str) -> Self {
+        let inputs = ["-hide_banner", "-loglevel", "error", "-nostdin", "-copyts", "-i", file];
         let arguments = inputs.into_iter().chain(HASHED).chain(["-"]);
         let (_, text, _) = Program::start(Ffmpeg::Debian.path(), arguments).finish().await;
         Self::parse(&text)
@@ -110,21 +125,33 @@ impl Hashes {
 
     fn parse(text: &str) -> Self {
         let mut hashes = Self::default();
-        let base = text.lines().find_map(|line| line.strip_prefix("#tb 0: ")?.split_once('/'));
-        let [count, hz] = base.map_or(["1"; 2], |(count, hz)| [count, hz]).map(|text| text.parse().unwrap_or(1_i64));
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let mut bases = HashMap::new();
+        let (mut sounds, mut size) = (Vec::new(), "");
+        for line in text.lines() {
+            let named = |name: &str| line.strip_prefix(name)?.split_once(": ");
+            if let Some((track, base)) = named("#tb ") {
+                bases.insert(track, base.split('/').map(|text| text.parse().unwrap_or(1_i64)).collect::<Vec<_>>());
+            } else if let Some((track, "audio")) = named("#media_type ") {
+                sounds.push(track);
+            } else if let Some((_, pixels)) = named("#dimensions ") {
+                size = if pixels == "0x0" { size } else { pixels };
+            }
             let fields: Vec<&str> = line.split(',').map(str::trim).collect();
             let [track, _, shown, _, _, hash] = fields[..] else { continue }; // the last line may be cut
-            if hash.len() != 32 {
+            if hash.len() != 32 || line.starts_with('#') {
                 continue;
             }
-            if track == "0" {
-                hashes.video.push(hash.to_owned());
-                hashes.shown_us.push(1_000_000 * count * shown.parse::<i64>().unwrap_or_default() / hz);
+            let base = bases.get(track).map_or([1, 1], |base| [base[0], base[base.len() - 1]]);
+            let at_us = 1_000_000 * base[0] * shown.parse::<i64>().unwrap_or_default() / base[1];
+            let (list, times) = if sounds.contains(&track) {
+                (&mut hashes.audio, &mut hashes.heard_us)
             } else {
-                hashes.audio.push(hash.to_owned());
-            }
+                (&mut hashes.video, &mut hashes.shown_us)
+            };
+            list.push(hash.to_owned());
+            times.push(at_us);
         }
+        size.clone_into(&mut hashes.size);
         hashes
     }
 
@@ -235,11 +262,16 @@ mod tests {
 
     #[test]
     fn lines_of_framemd5_are_read_and_a_cut_one_is_left_out() {
-        let text = "#tb 0: 1/90000\n0, 0, 0, 1, 345600, 3ba13fb7a6943722da2344d1a34e2f03\n1, 0, 0, 1024, 341, \
+        let text = "#tb 0: 1/90000\n#media_type 0: video\n#dimensions 0: 640x360\n#tb 1: 1/48000\n#media_type 1: audio\n\
+                    0, 0, 0, 1, 345600, 3ba13fb7a6943722da2344d1a34e2f03\n1, 960, 960, 1024, 341, \
                     6b26412e66cf818212cc0b26199ad076\n0, 3000, 9000, 1, 345600, 4ba13fb7a6943722da2344d1a34e2f03\n\
                     0, 3000, 6000, 1, 345600, 5ba13fb7a6943722da2344d1a34e2f03\n0, 1, 1, 1, 345600, 3ba13f";
         let hashes = Hashes::parse(text);
         assert_eq!((hashes.video.len(), hashes.audio.len()), (3, 1));
         assert_eq!(hashes.pace(), (66, 100, 1));
+        assert_eq!((&*hashes.heard_us, &*hashes.size), (&[20_000][..], "640x360"));
+        let sound =
+            Hashes::parse("#tb 0: 1/48000\n#media_type 0: audio\n0, 0, 0, 1024, 341, 6b26412e66cf818212cc0b26199ad076");
+        assert_eq!((sound.video.len(), sound.audio.len()), (0, 1));
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use media::{StreamKey, TrackKind};
+pub use rtmp::FrameInfo;
 use rtmp::{ClientCommand, ClientConfig, ClientEvent, ClientInput, ClientSession, Metadata, Output, Role};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -83,6 +84,14 @@ impl Publisher {
     /// The connection broke.
     pub async fn describe(&mut self, metadata: Metadata) -> Result<(), String> {
         self.command(ClientCommand::SendMetadata(metadata)).await
+    }
+
+    /// Sends `onFI`: when the picture of this time was captured.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn captured(&mut self, timestamp_ms: u32, info: FrameInfo) -> Result<(), String> {
+        self.command(ClientCommand::SendFrameInfo { timestamp_ms, info }).await
     }
 
     /// Sends the tags of a file over and over in real time, and answers the server, for `duration`. Returns how far it

@@ -97,7 +97,7 @@ fn requests(way: Way, url: &str, duration: Duration) -> anyhow::Result<u64> {
     counted.with_context(|| format!("cannot read: {text}"))
 }
 
-fn get(address: &str, path: &str) -> anyhow::Result<Vec<u8>> {
+pub(super) fn get(address: &str, path: &str) -> anyhow::Result<Vec<u8>> {
     let output = Command::new("curl").args(["-sf", &format!("http://{address}{path}")]).output()?;
     if !output.status.success() {
         bail!("http://{address}{path} is not there");

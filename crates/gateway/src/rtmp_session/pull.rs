@@ -166,6 +166,11 @@ async fn drive(
                     source.leg.announce(Instant::now(), announcement(&metadata));
                 }
             }
+            Output::Event(ClientEvent::Captured { time_nanos, info }) => {
+                if let Some(source) = source {
+                    source.leg.captured(arrival(), time_nanos, info.day_nanos, info.frames);
+                }
+            }
             Output::Event(ClientEvent::Media { time_nanos, media }) => {
                 has_media = true;
                 if let Some(source) = source {

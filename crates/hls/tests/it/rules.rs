@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use hls::{Decision, Directives, PackagerConfig, Resource};
-use media::TrackKind;
+use bytes::Bytes;
+use hls::{Continuation, Decision, Directives, Packager, PackagerConfig, Resource};
+use media::{AccessUnit, Dts, Pts, TrackKind};
+use testkit::playlist::Playlist;
 
-use crate::world::World;
+use crate::world::{START_UTC_NANOS, World, fragment};
 
 const TRACKS: [TrackKind; 2] = [TrackKind::Video, TrackKind::Audio];
 
@@ -140,6 +142,72 @@ fn auth_08_a_break_is_a_discontinuity_at_the_same_number_in_all_renditions() {
     assert_eq!(numbers[0], numbers[1]);
     assert_eq!(numbers[0].len(), 1, "once, for the change of the picture's configuration");
     assert_eq!(world.broken, Vec::<String>::new());
+}
+
+/// Encoders send sound later than the picture, or earlier. Where only the picture becomes another, all of it is heard.
+#[test]
+fn auth_08_sound_that_stays_as_it_is_has_no_hole_where_the_picture_becomes_another() {
+    let codecs = ["ffmpeg-5.1-avcc-30.bin", "ffmpeg-5.1-avcc-25.bin"].map(|fixture| {
+        let mut world = World::new(PackagerConfig::default());
+        world.connect(Some(fixture), Some(48_000));
+        world.run(0, 3);
+        TRACKS.map(|track| world.packager.codec(track).cloned())
+    });
+    let [[one, sound], [other, _]] = codecs;
+    for behind in [-2000, 0, 6400, 12_800_i64] {
+        let mut packager = Packager::new(
+            PackagerConfig::default(),
+            Continuation { first_number: 7, discontinuities: 0, is_resumed: false },
+        );
+        packager.set_tracks(one.clone(), sound.clone());
+        let mut heard = 0;
+        for frame in 0..200_i64 {
+            if frame == 90 {
+                packager.set_tracks(other.clone(), sound.clone());
+            }
+            let arrival = START_UTC_NANOS + frame * 1_000_000_000 / 30;
+            packager.handle_unit(unit(TrackKind::Video, frame * 12_000, frame % 30 == 0), arrival);
+            while heard < frame * 1600 - behind {
+                packager.handle_unit(unit(TrackKind::Audio, heard, true), arrival);
+                heard += 1024;
+            }
+        }
+        let breaks = TRACKS.map(|track| {
+            let list = Playlist::parse(&packager.render_media(track, false).expect("a playlist"));
+            let mut end = None;
+            for part in list.segments.iter().flat_map(|segment| &segment.parts) {
+                let Resource::Ready(slices) = packager.playlist(track).expect("there").resource(&part.uri) else {
+                    panic!("{} is listed and not there", part.uri);
+                };
+                let (start, length, _) = fragment(&slices[0], track);
+                assert!(end.is_none_or(|end| end == start), "{behind}: {} begins at {start}, not {end:?}", part.uri);
+                end = Some(start + length);
+                if track == TrackKind::Audio {
+                    // None of it stands for what is missing behind it.
+                    let frames = u32::from_be_bytes(slices[0][80..84].try_into().expect("four bytes"));
+                    assert_eq!(length, 1024 * u64::from(frames), "{behind}: {}", part.uri);
+                }
+            }
+            list.segments
+                .iter()
+                .filter(|segment| segment.discontinuity)
+                .map(|segment| segment.number)
+                .collect::<Vec<_>>()
+        });
+        assert_eq!((breaks[0].len(), &breaks[0]), (1, &breaks[1]), "{behind}");
+    }
+}
+
+fn unit(track: TrackKind, dts: i64, is_random_access: bool) -> AccessUnit {
+    let duration = Some(1024).filter(|_| track == TrackKind::Audio);
+    AccessUnit {
+        track,
+        dts: Dts(dts),
+        pts: Pts(dts),
+        duration,
+        is_random_access,
+        payload: Bytes::from_static(b"unit").into(),
+    }
 }
 
 #[test]

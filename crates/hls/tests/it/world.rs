@@ -225,7 +225,7 @@ impl World {
 }
 
 /// `tfdt`, the sum of the durations, and the first composition offset of a fragment header.
-fn fragment(header: &[u8], track: TrackKind) -> (u64, u64, i32) {
+pub(crate) fn fragment(header: &[u8], track: TrackKind) -> (u64, u64, i32) {
     let u32_at = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().expect("four bytes"));
     let start = u64::from_be_bytes(header[60..68].try_into().expect("eight bytes"));
     let row = if track == TrackKind::Video { 16 } else { 8 };

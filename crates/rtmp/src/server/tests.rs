@@ -1,6 +1,6 @@
 //! Dialogues, step by step, with our own client as the other side.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::*;
 use crate::{ClientCommand, ClientConfig, ClientEvent, ClientInput, ClientSession, Role};
@@ -161,8 +161,35 @@ fn player_receives_configuration_and_units() {
         .collect();
     assert_eq!(times, [0, 0, 100_000_000], "configuration, first unit at 0, second 100 ms later");
     assert!(pair.client_events.iter().any(|event| matches!(event, ClientEvent::Metadata(m) if m.has_audio)));
+    // As other servers hand it on from the encoder.
+    let info = FrameInfo { day_nanos: 40_333_500_000_000, frames: 0 };
+    pair.server.link.data(1, 100, &info.to_values());
+    pair.run();
+    let Some(ClientEvent::Captured { time_nanos, info: told }) = pair.client_events.last() else { panic!("not told") };
+    assert_eq!((*time_nanos, *told), (100_000_000, info));
     pair.decide(Command::Close("the stream ended".into()));
     assert!(pair.client.is_closed() && pair.client_error.is_none());
+}
+
+#[test]
+fn a_publisher_tells_when_its_pictures_were_captured() {
+    let mut pair = Pair::new(Role::Publish, "live", "key");
+    pair.decide(Command::Accept);
+    let info = FrameInfo { day_nanos: 40_333_500_000_000, frames: 0 };
+    let tell = |pair: &mut Pair, timestamp_ms| {
+        let command = ClientCommand::SendFrameInfo { timestamp_ms, info };
+        pair.client.handle_input(pair.now, ClientInput::Command(command)).expect("running");
+        pair.run();
+    };
+    tell(&mut pair, 0);
+    let is_told = |event: &Event| matches!(event, Event::Captured { .. });
+    assert!(!pair.server_events.iter().any(is_told), "it is of no picture yet");
+    let body = Bytes::from_static(&[0x17, 1, 0, 0, 0, 9, 9]);
+    let command = ClientCommand::SendMedia { track: media::TrackKind::Video, timestamp_ms: 40, body };
+    pair.client.handle_input(pair.now, ClientInput::Command(command)).expect("running");
+    tell(&mut pair, 40);
+    let Some(Event::Captured { time_nanos, info: told }) = pair.server_events.last() else { panic!("not told") };
+    assert_eq!((*time_nanos, *told), (40_000_000, info));
 }
 
 #[test]

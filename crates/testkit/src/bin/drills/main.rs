@@ -77,6 +77,9 @@ async fn main() -> ExitCode {
     if wanted.iter().any(|known| known == "alternation") {
         is_met &= sources::alternation(program, &folder, rounds).await;
     }
+    if wanted.iter().any(|known| known == "obs") {
+        is_met &= sources::obs(program, &folder).await;
+    }
     if is_wanted("restart") {
         is_met &= sources::restart(program, &folder, few).await;
     }

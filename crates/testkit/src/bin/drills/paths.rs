@@ -177,7 +177,7 @@ pub(crate) async fn flaps(program: &Path, folder: &Path, rounds: usize) -> bool 
     let url = server.rtmp_url(server.rtmp).await;
     let what = ("a backup that comes and goes every second", false);
     beside_a_source(&server, folder, rounds, &[url], what, async || {
-        let encoder = Backup::Alike.encoder(&backup);
+        let encoder = Backup::Alike.encoder().start(&backup);
         seconds(1.0).await;
         encoder.kill().await;
     })
@@ -190,7 +190,7 @@ pub(crate) async fn leaked_key(program: &Path, folder: &Path, rounds: usize) -> 
     let url = server.rtmp_url(server.rtmp).await;
     let what = ("a third publisher has the key of two paths", true);
     beside_a_source(&server, folder, rounds, &[url.clone(), url.clone()], what, async || {
-        let _thief = Backup::Alike.encoder(&url);
+        let _thief = Backup::Alike.encoder().start(&url);
         seconds(2.0).await;
     })
     .await

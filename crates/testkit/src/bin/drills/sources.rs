@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use testkit::cable::Cable;
 use testkit::programs::{Ffmpeg, Program};
+use testkit::reel::{Cut, Recorder, Track};
 use testkit::relay::Random;
-use testkit::witness::Witness;
+use testkit::witness::Hashes;
 
 use crate::paths::SEED;
 use crate::server::{Event, Server, discontinuities, media_path, media_playlist};
@@ -24,22 +25,37 @@ pub(crate) enum Backup {
     Vp9,
 }
 
-/// A picture and a tone, until it is killed.
-pub(crate) fn encoder(url: &str) -> Program {
-    encode(url, "640x360", "null", 440, Ffmpeg::Debian, H264)
+/// A picture and a sound that never repeat. Whenever it is started it makes the same.
+#[derive(Clone, Copy)]
+pub(crate) struct Encoder {
+    size: &'static str,
+    rate: &'static str,
+    filter: &'static str,
+    seed: u32,
+    ffmpeg: Ffmpeg,
+    codec: &'static str,
 }
 
 const H264: &str = "libx264 -preset ultrafast -g 60 -bf 2 -sc_threshold 0";
+/// Pictures that come after a later one.
+const REORDERED: usize = 2;
+
+/// The usual one.
+pub(crate) const FIRST: Encoder =
+    Encoder { size: "640x360", rate: "30", filter: "null", seed: 1, ffmpeg: Ffmpeg::Debian, codec: H264 };
+
+/// One that sends a picture every three seconds, and sound.
+const SPARSE: Encoder = Encoder { rate: "1/3", codec: "libx264 -preset ultrafast -tune zerolatency -g 1", ..FIRST };
 
 impl Backup {
     /// Nothing that it makes is the same as of the first encoder, which would be a copy.
-    pub(crate) fn encoder(self, url: &str) -> Program {
-        let size = if self == Self::Smaller { "320x180" } else { "640x360" };
+    pub(crate) fn encoder(self) -> Encoder {
+        let alike = Encoder { filter: "negate", seed: 2, ..FIRST };
         match self {
-            Self::Alike | Self::Smaller => encode(url, size, "negate", 880, Ffmpeg::Debian, H264),
+            Self::Alike => alike,
+            Self::Smaller => Encoder { size: "320x180", ..alike },
             Self::Vp9 => {
-                let codec = "libvpx-vp9 -deadline realtime -cpu-used 8 -g 60";
-                encode(url, size, "negate", 880, Ffmpeg::Current, codec)
+                Encoder { ffmpeg: Ffmpeg::Current, codec: "libvpx-vp9 -deadline realtime -cpu-used 8 -g 60", ..alike }
             }
         }
     }
@@ -53,23 +69,95 @@ impl Backup {
     }
 }
 
-fn encode(url: &str, size: &str, filter: &str, tone: u32, ffmpeg: Ffmpeg, codec: &str) -> Program {
-    let picture = format!("testsrc2=size={size}:rate=30");
-    let sound = format!("sine=frequency={tone}:sample_rate=48000");
-    let words =
-        ["-hide_banner", "-loglevel", "error", "-nostdin", "-re", "-f", "lavfi", "-i", &picture, "-f", "lavfi", "-i"];
-    let words = words.into_iter().chain([&sound[..], "-vf", filter, "-c:v"]).chain(codec.split(' '));
-    let rest = "-pix_fmt yuv420p -b:v 800k -c:a aac -b:a 96k -f flv";
-    Program::start(ffmpeg.path(), words.chain(rest.split(' ')).chain([url]))
+impl Encoder {
+    /// Sends, until it is killed.
+    pub(crate) fn start(self, url: &str) -> Program {
+        self.run(&["-re"], &["-f", "flv", url])
+    }
+
+    /// What it makes in so many seconds.
+    async fn makes(self, seconds: u64, folder: &Path) -> Hashes {
+        let file = folder.join("made.mkv");
+        let file = file.to_str().expect("a plain path");
+        let (is_done, _, error) =
+            self.run(&[], &["-t", &seconds.to_string(), "-f", "matroska", "-y", file]).finish().await;
+        assert!(is_done, "{error}");
+        Hashes::of(file).await
+    }
+
+    fn run(self, pace: &[&str], output: &[&str]) -> Program {
+        let Self { size, rate, filter, seed, ffmpeg, codec } = self;
+        let picture = format!("testsrc2=size={size}:rate={rate}");
+        let sound = format!("anoisesrc=sample_rate=48000:amplitude=0.1:seed={seed}");
+        let words = ["-hide_banner", "-loglevel", "error", "-nostdin"].into_iter().chain(pace.iter().copied());
+        let words = words.chain(["-f", "lavfi", "-i", &picture]).chain(pace.iter().copied());
+        let words = words.chain(["-f", "lavfi", "-i", &sound, "-vf", filter, "-c:v"]).chain(codec.split(' '));
+        let rest = "-pix_fmt yuv420p -b:v 800k -c:a aac -b:a 96k -flags +global_header";
+        Program::start(ffmpeg.path(), words.chain(rest.split(' ')).chain(output.iter().copied()))
+    }
 }
 
-/// What a player that is not ours decoded in so many seconds, in words; whether it went on to the end, and no picture was later than a second
-/// after the one before.
-async fn decoded(witness: Witness, length: u64) -> (String, bool) {
-    let seen = witness.seen().await;
-    let ((span, longest, back), count) = (seen.pace(), seen.video.len());
-    let is_to_the_end = span >= 1000 * (i64::try_from(length).expect("short") - 5);
-    (format!("; {count} pictures decoded, at most {longest} ms apart"), is_to_the_end && longest <= 1000 && back == 0)
+/// What was played of what encoders made, decoded.
+struct Played {
+    video: Cut,
+    audio: Cut,
+    pictures: Track,
+}
+
+impl Played {
+    /// Of encoders that each ran no longer than so many seconds at a time.
+    async fn of(recorder: Recorder, encoders: &[Encoder], seconds: u64, folder: &Path) -> Self {
+        let reel = recorder.reel().await;
+        let mut made = Vec::new();
+        for encoder in encoders {
+            made.push(encoder.makes(seconds, folder).await);
+        }
+        Self::compare(reel, &made)
+    }
+
+    fn compare((pictures, sound): (Track, Track), made: &[Hashes]) -> Self {
+        let video: Vec<_> = made.iter().map(|made| (&made.video[..], &made.shown_us[..])).collect();
+        let audio: Vec<_> = made.iter().map(|made| (&made.audio[..], &made.heard_us[..])).collect();
+        let (video, audio) = (Cut::of(&video, &pictures.units), Cut::of(&audio, &sound.units));
+        Self { video, audio, pictures }
+    }
+
+    /// Whether of each encoder nothing is missing, nothing came twice or in another order, and sound is where the picture is.
+    fn is_right(&self, takes: usize) -> bool {
+        let is_right = |cut: &Cut, lost| cut.takes.len() == takes && lost + cut.back == 0;
+        let is_right = is_right(&self.video, self.video.missing(REORDERED))
+            && is_right(&self.audio, self.audio.missing(0))
+            && self.pictures.missed == 0
+            && self.pictures.undecoded == 0
+            && self.video.apart_ms(&self.audio).is_some_and(|apart| apart <= 40);
+        if !is_right {
+            eprintln!("{takes} takes were expected; pictures: {:?}\nsound: {:?}", self.video, self.audio);
+        }
+        is_right
+    }
+
+    /// Whether no picture was later than so many milliseconds after the one before, nor sound.
+    fn is_dense(&self, longest_ms: i64) -> bool {
+        self.video.longest_ms <= longest_ms && self.audio.longest_ms <= longest_ms
+    }
+
+    fn describe(&self) -> String {
+        let Self { video, audio, pictures } = self;
+        format!(
+            "{} pictures in {} takes, {} missing, at most {} ms apart; sound: {} missing, at most {} ms apart, \
+             {} ms beside the picture; {} strange, {} discontinuities, {} gaps",
+            pictures.units.len(),
+            video.takes.len(),
+            video.missing(REORDERED),
+            video.longest_ms,
+            audio.missing(0),
+            audio.longest_ms,
+            video.apart_ms(audio).unwrap_or(-1),
+            video.strange,
+            pictures.discontinuities,
+            pictures.gaps
+        )
+    }
 }
 
 /// Two encoders: the first dies or is silent, and gets the stream back.
@@ -84,16 +172,15 @@ pub(crate) async fn two_encoders(
     let cable = Cable::to(server.rtmp).await;
     let first = format!("rtmp://{}/live/{}", cable.address, server.key(0).await);
     let second = format!("rtmp://{}/live/{}", server.rtmp, server.key(1).await);
-    let mut preferred = Some(encoder(&first));
+    let mut preferred = Some(FIRST.start(&first));
     server.legs("healthy feeding", 1).await;
-    let _backup = backup.encoder(&second);
+    let _backup = backup.encoder().start(&second);
     server.legs("healthy standby", 1).await;
     seconds(5.0).await;
     let began = Instant::now();
     let length = u64::try_from(rounds).expect("few") * 16 + 10;
     let players = Players::watch(&server, length);
-    // FFmpeg's player does not take a second EXT-X-MAP.
-    let witness = (backup == Backup::Alike).then(|| Witness::watch(server.http, "show", &folder.join("seen.txt")));
+    let recorder = Recorder::start(server.http, "show", folder);
     seconds(2.0).await;
     let (mut harms, mut breaks, mut random) = (Harms::default(), 0, Random(SEED));
     while harms.count() < rounds && began.elapsed() < Duration::from_secs(length - 14) {
@@ -105,17 +192,14 @@ pub(crate) async fn two_encoders(
         } else if let Some(died) = preferred.take() {
             died.kill().await;
             seconds(1.0).await;
-            preferred = Some(encoder(&first));
+            preferred = Some(FIRST.start(&first));
         }
         server.legs("healthy standby", 1).await;
         seconds(5.5).await; // the hold-down, and a keyframe
         breaks += discontinuities(&media_playlist(&server).await).saturating_sub(before);
     }
     let felt = players.felt().await;
-    let (seen, is_seen) = match witness {
-        Some(witness) => decoded(witness, length).await,
-        None => (String::new(), true),
-    };
+    let played = Played::of(recorder, &[FIRST, backup.encoder()], length + 60, folder).await;
     let events = server.events().await;
     let gaps = server.gaps(&[if is_silent { "silent" } else { "closed" }]).await;
     let returns = server.gaps(&["preferred"]).await.len();
@@ -124,10 +208,11 @@ pub(crate) async fn two_encoders(
     // There and back.
     let usual = if backup == Backup::Alike { 0 } else { 2 * harms.count() };
     let is_smooth = breaks == usual && returns == harms.count() && felt.longest() <= 1000;
+    let is_seen = played.is_right(1 + 2 * harms.count()) && played.is_dense(1000) && played.video.strange == 0;
     let row = Row {
         what: format!("{}: the first {harm}", backup.describe()),
         times: harms.count(),
-        lost: format!("{breaks} discontinuities, {returns} returns{seen}"),
+        lost: format!("{returns} returns; {}", played.describe()),
         gaps,
         detected: harms.until(&events, is_detection),
         switched: harms.until(&events, is_switch),
@@ -142,9 +227,10 @@ pub(crate) async fn slate(program: &Path, folder: &Path, rounds: usize, is_silen
     let server = Server::start(program, folder, "").await;
     let cable = Cable::to(server.rtmp).await;
     let url = server.rtmp_url(cable.address).await;
-    let mut source = Some(encoder(&url));
+    let mut source = Some(FIRST.start(&url));
     server.legs("healthy feeding rtmp", 1).await;
     seconds(5.0).await; // the slate is made
+    let recorder = Recorder::start(server.http, "show", folder);
     let length = u64::try_from(rounds).expect("few") * 14 + 10;
     let players = Players::watch(&server, length);
     let began = Instant::now();
@@ -162,28 +248,32 @@ pub(crate) async fn slate(program: &Path, folder: &Path, rounds: usize, is_silen
         if is_silent {
             cable.resume();
         } else {
-            source = Some(encoder(&url));
+            source = Some(FIRST.start(&url));
         }
         server.legs("healthy feeding rtmp", 1).await;
         seconds(2.5).await;
     }
     let felt = players.felt().await;
+    let played = Played::of(recorder, &[FIRST], length + 60, folder).await;
     let events = server.events().await;
     let switched = harms.until(&events, is_switch);
-    let aim = if is_silent { 2200 } else { 700 };
+    let aim: u16 = if is_silent { 2200 } else { 700 };
     let harm = if is_silent { "is silent" } else { "is killed" };
     let back = server.gaps(&["recovered"]).await;
     let row = Row {
         what: format!("the only source {harm}: slate"),
         times: harms.count(),
-        lost: format!("back: at most {} ms", back.iter().max().copied().unwrap_or(0)),
+        lost: format!("back: at most {} ms; {}", back.iter().max().copied().unwrap_or(0), played.describe()),
         gaps: server.gaps(&[if is_silent { "silent" } else { "closed" }]).await,
         detected: harms.until(&events, is_detection),
         is_met: harms.count() == rounds
             && switched.len() == rounds
+            && played.is_right(1 + rounds)
+            && played.is_dense(aim.into())
+            && played.pictures.sizes == [FIRST.size]
             && back.iter().all(|gap| *gap <= 1000)
-            && switched.iter().all(|after| *after <= aim)
-            && felt.longest() <= aim
+            && switched.iter().all(|after| *after <= aim.into())
+            && felt.longest() <= aim.into()
             && felt.page_goes_on(),
         switched,
         felt: Some(felt),
@@ -195,12 +285,12 @@ pub(crate) async fn slate(program: &Path, folder: &Path, rounds: usize, is_silen
 pub(crate) async fn reconnect(program: &Path, folder: &Path, rounds: usize) -> bool {
     let server = Server::start(program, folder, "[slate]\nenabled = false\n").await;
     let url = server.rtmp_url(server.rtmp).await;
-    let mut source = encoder(&url);
+    let mut source = FIRST.start(&url);
     server.legs("healthy feeding", 1).await;
     seconds(5.0).await;
     let length = u64::try_from(rounds).expect("few") * 7 + 10;
     let players = Players::watch(&server, length);
-    let witness = Witness::watch(server.http, "show", &folder.join("seen.txt"));
+    let recorder = Recorder::start(server.http, "show", folder);
     let began = Instant::now();
     seconds(2.0).await;
     let (mut harms, mut breaks, mut random) = (Harms::default(), 0, Random(SEED));
@@ -208,19 +298,20 @@ pub(crate) async fn reconnect(program: &Path, folder: &Path, rounds: usize) -> b
         seconds(up_to(&mut random, 2.0)).await;
         harms.mark();
         source.kill().await;
-        source = encoder(&url);
+        source = FIRST.start(&url);
         seconds(1.0).await;
         server.legs("healthy feeding", 1).await;
         seconds(3.0).await;
         breaks = breaks.max(discontinuities(&media_playlist(&server).await));
     }
     let felt = players.felt().await;
-    let (seen, is_seen) = decoded(witness, length).await;
+    let played = Played::of(recorder, &[FIRST], 30, folder).await;
+    let is_seen = played.is_right(1 + rounds) && played.is_dense(1000) && played.video.strange == 0;
     let events = server.events().await;
     let row = Row {
         what: "the only encoder reconnects at once, its times begin at zero, no slate".to_owned(),
         times: harms.count(),
-        lost: format!("{breaks} discontinuities{seen}"),
+        lost: played.describe(),
         gaps: server.gaps(&["joined"]).await.into_iter().skip(1).collect(),
         detected: harms.until(&events, is_detection),
         switched: harms.until(&events, is_switch),
@@ -235,10 +326,11 @@ pub(crate) async fn reconnect(program: &Path, folder: &Path, rounds: usize) -> b
 pub(crate) async fn alternation(program: &Path, folder: &Path, minutes: usize) -> bool {
     let server = Server::start(program, folder, "").await;
     let url = server.rtmp_url(server.rtmp).await;
-    let mut source = Some(encoder(&url));
+    let mut source = Some(FIRST.start(&url));
     server.legs("healthy feeding rtmp", 1).await;
     seconds(5.0).await; // the slate is made
     let length = u64::try_from(minutes).expect("few") * 60;
+    let recorder = Recorder::start(server.http, "show", folder);
     let players = Players::watch(&server, length);
     let (began, mut random) = (Instant::now(), Random(SEED));
     let mut memory = Vec::new();
@@ -250,7 +342,7 @@ pub(crate) async fn alternation(program: &Path, folder: &Path, minutes: usize) -
                 server.legs("feeding slate", 1).await;
             }
             None => {
-                source = Some(encoder(&url));
+                source = Some(FIRST.start(&url));
                 server.legs("healthy feeding rtmp", 1).await;
             }
         }
@@ -264,13 +356,22 @@ pub(crate) async fn alternation(program: &Path, folder: &Path, minutes: usize) -
     };
     let (before, after) = (middle(1), middle(3));
     let felt = players.felt().await;
+    let played = Played::of(recorder, &[FIRST], 60, folder).await;
     let is_steady = felt.growth.abs() <= 20 && after <= before + before / 10;
     let row = Row {
         what: format!("a source comes and goes for {minutes} min"),
         times: done,
-        lost: format!("latency grows by {} ms a minute; memory {before} → {after} KiB", felt.growth),
+        lost: format!(
+            "latency grows by {} ms a minute; memory {before} → {after} KiB; {}",
+            felt.growth,
+            played.describe()
+        ),
         gaps: server.gaps(&["closed"]).await,
-        is_met: is_steady && felt.longest() <= 1000 && felt.page_goes_on(),
+        is_met: is_steady
+            && played.is_right(1 + done / 2)
+            && played.is_dense(1000)
+            && felt.longest() <= 1000
+            && felt.page_goes_on(),
         felt: Some(felt),
         ..Row::default()
     };
@@ -281,13 +382,12 @@ pub(crate) async fn alternation(program: &Path, folder: &Path, minutes: usize) -
 pub(crate) async fn sparse(program: &Path, folder: &Path) -> bool {
     let server = Server::start(program, folder, "").await;
     let url = server.rtmp_url(server.rtmp).await;
-    let words = "-hide_banner -loglevel error -nostdin -re -f lavfi -i testsrc2=size=640x360:rate=1/3 -f lavfi -i \
-        anoisesrc=sample_rate=48000:amplitude=0.1 -c:v libx264 -preset ultrafast -tune zerolatency -g 1 -pix_fmt yuv420p \
-        -c:a aac -b:a 96k -f flv";
-    let _source = Program::start(Ffmpeg::Debian.path(), words.split_whitespace().chain([&*url]));
+    let _source = SPARSE.start(&url);
     server.legs("healthy feeding rtmp", 1).await;
     media_playlist(&server).await;
+    let recorder = Recorder::start(server.http, "show", folder);
     let felt = Players::watch(&server, 40).felt().await;
+    let played = Played::of(recorder, &[SPARSE], 120, folder).await;
     let text = media_playlist(&server).await;
     let gaps = text.lines().filter(|line| *line == "#EXT-X-GAP").count();
     let switches = server.events().await.iter().filter(|event| is_switch(event)).count();
@@ -295,8 +395,8 @@ pub(crate) async fn sparse(program: &Path, folder: &Path) -> bool {
     let row = Row {
         what: "one picture every 3 s, for 40 s".to_owned(),
         times: 1,
-        lost: format!("{breaks} discontinuities, {gaps} gaps, {switches} switch"),
-        is_met: felt.is_nothing() && gaps + breaks == 0 && switches == 1,
+        lost: format!("{switches} switch; {}", played.describe()),
+        is_met: felt.is_nothing() && played.is_right(1) && played.is_dense(3001) && gaps + breaks == 0 && switches == 1,
         felt: Some(felt),
         ..Row::default()
     };
@@ -310,9 +410,10 @@ pub(crate) async fn restart(program: &Path, folder: &Path, rounds: usize) -> boo
     let mut names = HashMap::new();
     let mut twice = 0;
     let mut times = Vec::new();
-    let mut source = encoder(&url);
+    let mut source = FIRST.start(&url);
     server.legs("healthy feeding", 1).await;
     seconds(3.0).await;
+    let recorder = Recorder::start(server.http, "show", folder);
     let players = Players::watch(&server, u64::try_from(rounds).expect("few") * 12 + 12);
     seconds(3.0).await;
     let mut first_numbers = Vec::new();
@@ -333,11 +434,12 @@ pub(crate) async fn restart(program: &Path, folder: &Path, rounds: usize) -> boo
         server = server.restart().await;
         times.push(u64::try_from(died.elapsed().as_millis()).expect("short"));
         source.kill().await;
-        source = encoder(&url);
+        source = FIRST.start(&url);
         server.legs("healthy feeding", 1).await;
         seconds(7.0).await;
     }
     let felt = players.felt().await;
+    let played = Played::of(recorder, &[FIRST], 120, folder).await;
     let is_told = |event: &&Event| event.kind == "stream.live" && event.text.contains("the server was away");
     let events = server.events().await;
     let told: Vec<u64> = events.iter().filter(is_told).filter_map(|event| event.gap_ms).collect();
@@ -345,14 +447,61 @@ pub(crate) async fn restart(program: &Path, folder: &Path, rounds: usize) -> boo
     let row = Row {
         what: "the server is killed and started again, and its encoder".to_owned(),
         times: rounds,
-        lost: format!("{twice} names have other bytes than before; it listens after {listens} ms"),
+        lost: format!(
+            "{twice} names have other bytes than before; it listens after {listens} ms; {}",
+            played.describe()
+        ),
         // Its encoder needs a second of that.
         is_met: twice == 0
+            && played.is_right(1 + rounds)
             && first_numbers.is_sorted()
             && felt.page_goes_on()
             && felt.longest() <= 3000
             && told.len() == rounds,
         gaps: told,
+        felt: Some(felt),
+        ..Row::default()
+    };
+    row.print()
+}
+
+/// A real OBS Studio, whose recording tells what it made: its only path stands still, and nothing is lost.
+pub(crate) async fn obs(program: &Path, folder: &Path) -> bool {
+    let server = Server::start(program, folder, "[slate]\nenabled = false\n").await;
+    let cable = Cable::to(server.rtmp).await;
+    let path = |name: &str| folder.join(name).to_str().expect("a plain path").to_owned();
+    let (clip, record) = (path("clip.mkv"), path("recorded"));
+    std::fs::create_dir_all(&record).expect("a folder");
+    let (is_done, _, error) = FIRST.run(&[], &["-t", "90", "-f", "matroska", &clip]).finish().await;
+    assert!(is_done, "{error}");
+    let (clip, home, kept) = (format!("CLIP={clip}"), format!("HOME_RIG={}", path("obs")), format!("RECORD={record}"));
+    let tool = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/obs.sh");
+    let (to, key) = (format!("rtmp://{}/live", cable.address), server.key(0).await);
+    let obs = Program::start("/usr/bin/env", [&*clip, &home, &kept, "bash", tool, &to, &key, "60"]);
+    server.legs("healthy feeding", 1).await;
+    seconds(5.0).await;
+    let recorder = Recorder::start(server.http, "show", folder);
+    let players = Players::watch(&server, 30);
+    let mut harms = Harms::default();
+    for _ in 0..3 {
+        seconds(6.0).await;
+        harms.mark();
+        cable.stall(Duration::from_millis(800)).await;
+    }
+    let felt = players.felt().await;
+    let reel = recorder.reel().await;
+    let (_, said, error) = obs.finish().await;
+    let recorded = std::fs::read_dir(&record).expect("a folder").flatten().next().unwrap_or_else(|| {
+        panic!("OBS recorded nothing: {said} {error}");
+    });
+    let made = Hashes::of(recorded.path().to_str().expect("a plain path")).await;
+    let played = Played::compare(reel, &[made]);
+    let row = Row {
+        what: "OBS over RTMP: its path stands still for 0.8 s".to_owned(),
+        times: harms.count(),
+        lost: played.describe(),
+        detected: harms.until(&server.events().await, is_detection),
+        is_met: played.is_right(1) && played.is_dense(34) && felt.is_nothing(),
         felt: Some(felt),
         ..Row::default()
     };
