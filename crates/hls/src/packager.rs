@@ -78,6 +78,8 @@ pub struct Continuation {
 struct PendingCut {
     /// Ticks of the video scale.
     at: i64,
+    /// That time by the clock, as the other rendition says it.
+    utc_nanos: i64,
     start: SegmentStart,
 }
 
@@ -470,7 +472,7 @@ impl Packager {
             video.begin_segment(start, at, utc_nanos);
         }
         if self.audio.is_some() {
-            self.cuts.push_back(PendingCut { at, start });
+            self.cuts.push_back(PendingCut { at, utc_nanos, start });
         }
     }
 
@@ -491,6 +493,7 @@ impl Packager {
                 segment.utc_nanos += error;
             }
         }
+        self.cuts.iter_mut().for_each(|cut| cut.utc_nanos += error);
     }
 
     /// Sound waits for a picture that does not come. Before its segment grows too long, it leads: the last picture
@@ -525,8 +528,8 @@ impl Packager {
         if let Cut::Begin(number) = self.segmenter.sound(at) {
             let start = self.segment_start(number);
             self.settle_utc();
-            self.utc.begin_segment(Timescale::VIDEO.nanos(at));
-            self.cuts.push_back(PendingCut { at, start });
+            let utc_nanos = self.utc.begin_segment(Timescale::VIDEO.nanos(at));
+            self.cuts.push_back(PendingCut { at, utc_nanos, start });
         }
         self.queue.push_back(unit);
         self.drain_audio(true);
@@ -561,7 +564,7 @@ impl Packager {
     fn assign_audio(&mut self, unit: AccessUnit, scale: Timescale) {
         let at = scale.rescale(unit.pts.0, Timescale::VIDEO);
         while let Some(cut) = self.cuts.pop_front_if(|cut| cut.at <= at) {
-            self.cut_audio(cut.start, unit.dts.0, scale);
+            self.cut_audio(&cut, unit.dts.0, scale);
         }
         let patience = scale.ticks(self.config.segment_target);
         let held = self.audio.as_ref().and_then(|audio| audio.assembler.held_start());
@@ -577,11 +580,17 @@ impl Packager {
     }
 
     /// The sound reaches a cut; its next frame begins at `at`.
-    fn cut_audio(&mut self, start: SegmentStart, at: i64, scale: Timescale) {
+    fn cut_audio(&mut self, cut: &PendingCut, at: i64, scale: Timescale) {
         let Some(audio) = &mut self.audio else { return };
-        audio.release(at, &mut self.shared);
-        audio.finish_segment(at, &mut self.shared);
-        audio.begin_segment(start, at, self.utc.utc(scale.nanos(at)));
+        // Over a discontinuity what is missing may be long, and the last frame before it does not stand for that.
+        let held = audio.assembler.held_start().filter(|_| cut.start.is_discontinuity);
+        let patience = scale.ticks(self.config.segment_target);
+        let long = held.filter(|held| at - held > patience);
+        let end = long.map_or(at, |held| held + audio.assembler.nominal_duration());
+        audio.release(end, &mut self.shared);
+        audio.finish_segment(end, &mut self.shared);
+        let after = scale.nanos(at) - Timescale::VIDEO.nanos(cut.at);
+        audio.begin_segment(cut.start, at, cut.utc_nanos + after);
     }
 
     /// Publishes the pictures and all sound, and closes the track of the pictures. Returns where it ends.
@@ -612,7 +621,7 @@ impl Packager {
         let end = video_end.or(audio_end.map(|end| scale.rescale(end, Timescale::VIDEO))).unwrap_or(0);
         // Segments that no sound reached are gaps in its playlist.
         while let Some(cut) = self.cuts.pop_front() {
-            self.cut_audio(cut.start, Timescale::VIDEO.rescale(cut.at, scale), scale);
+            self.cut_audio(&cut, Timescale::VIDEO.rescale(cut.at, scale), scale);
             if self.cuts.is_empty()
                 && let Some(audio) = &mut self.audio
             {

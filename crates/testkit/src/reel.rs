@@ -38,6 +38,8 @@ pub struct Track {
     pub missed: u64,
     /// Samples of which ffmpeg made nothing; where there are any, times may be those of others.
     pub undecoded: usize,
+    /// Units that ffmpeg, which goes by the order of pictures in the bitstream, shows no later than the one before.
+    pub disordered: usize,
     /// Widths and heights of what was decoded, each once.
     pub sizes: Vec<String>,
 }
@@ -83,6 +85,8 @@ struct Reading {
     playlist: Option<String>,
     next: Option<u64>,
     map: String,
+    /// What comes next is no continuation of the file that is open.
+    is_cut: bool,
     files: Vec<PathBuf>,
     track: Track,
 }
@@ -97,6 +101,7 @@ impl Reading {
             playlist: None,
             next: None,
             map: String::new(),
+            is_cut: true,
             files: Vec::new(),
             track: Track::default(),
         }
@@ -109,9 +114,14 @@ impl Reading {
         }
         for file in &self.files {
             let decoded = Hashes::of(file.to_str().expect("a plain path")).await;
-            let hashes = if self.kind == "video" { decoded.video } else { decoded.audio };
+            let (hashes, shown) = if self.kind == "video" {
+                (decoded.video, decoded.shown_us)
+            } else {
+                (decoded.audio, decoded.heard_us)
+            };
             let times = times_us(&std::fs::read(file).expect("was written"));
             self.track.undecoded += times.len().abs_diff(hashes.len());
+            self.track.disordered += shown.windows(2).filter(|pair| pair[1] <= pair[0]).count();
             self.track.units.extend(hashes.into_iter().zip(times).map(|(hash, at_us)| Unit { hash, at_us }));
             if !self.track.sizes.contains(&decoded.size) {
                 self.track.sizes.push(decoded.size);
@@ -129,15 +139,17 @@ impl Reading {
         self.track.missed += playlist.media_sequence.saturating_sub(next);
         self.next = Some(next.max(playlist.media_sequence));
         for segment in playlist.complete().filter(|segment| segment.number >= next) {
+            self.is_cut |= segment.is_discontinuity;
             if segment.is_gap {
                 self.track.gaps += 1;
             } else {
                 let uri = segment.uri.as_deref().unwrap_or_default();
                 let Some(bytes) = self.fetch(uri).await else { break };
                 let map = segment.map.as_ref().map_or("", |map| &map.uri);
-                if self.files.is_empty() || segment.is_discontinuity || *map != *self.map {
+                if self.is_cut || *map != *self.map {
                     let Some(header) = self.fetch(map).await else { break };
                     map.clone_into(&mut self.map);
+                    self.is_cut = false;
                     self.files.push(self.folder.join(format!("{}-{}.mp4", self.kind, self.files.len())));
                     self.append(&header).await;
                 }
@@ -179,6 +191,14 @@ impl Reading {
     }
 }
 
+impl Track {
+    /// From the first unit to the last, in milliseconds.
+    pub fn span_ms(&self) -> i64 {
+        let [first, last] = [self.units.first(), self.units.last()].map(|unit| unit.map_or(0, |unit| unit.at_us));
+        (last - first) / 1000
+    }
+}
+
 /// When the samples of a file are played, in microseconds, in that order. FFmpeg itself moves pictures of tracks that have negative composition
 /// offsets. spec: ISO/IEC 14496-12 §8.6.1.3
 fn times_us(file: &[u8]) -> Vec<i64> {
@@ -209,6 +229,8 @@ pub struct Take {
     pub missing_last: usize,
     /// By how much its last unit is played later than the encoder said, in microseconds.
     pub shift_us: i64,
+    /// By how much that was less or more for the unit before, at most, in microseconds.
+    pub varied_us: i64,
 }
 
 /// One track of the reel beside what the encoders made.
@@ -253,11 +275,19 @@ impl Cut {
                     take.missing_last = index - take.units.1 - 1;
                     take.missing += take.missing_last;
                     take.units.1 = index;
+                    take.varied_us = take.varied_us.max((shift_us - take.shift_us).abs());
                     take.shift_us = shift_us;
                 }
                 _ => {
                     cut.takes.extend(open.take());
-                    open = Some(Take { encoder, units: (index, index), missing: 0, missing_last: 0, shift_us });
+                    open = Some(Take {
+                        encoder,
+                        units: (index, index),
+                        missing: 0,
+                        missing_last: 0,
+                        shift_us,
+                        varied_us: 0,
+                    });
                 }
             }
         }

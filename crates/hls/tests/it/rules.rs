@@ -1,6 +1,7 @@
 //! Rules of the standards list that need more than one look at a playlist. The others are checked at every version of every
 //! playlist, by `testkit::playlist`.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -154,7 +155,11 @@ fn auth_08_sound_that_stays_as_it_is_has_no_hole_where_the_picture_becomes_anoth
         TRACKS.map(|track| world.packager.codec(track).cloned())
     });
     let [[one, sound], [other, _]] = codecs;
-    for behind in [-2000, 0, 6400, 12_800_i64] {
+    // Where the change is, by how much sound is behind, and where there is none. At 61 a segment has just begun, which the sound has not reached.
+    for (change, behind, missing) in
+        [(90, -2000, 0..0), (90, 0, 0..0), (90, 6400, 0..0), (90, 12_800, 0..0), (61, 6400, 0..0), (90, 0, 62..149)]
+    {
+        let case = format!("{behind} behind at {change}, none in {missing:?}");
         let mut packager = Packager::new(
             PackagerConfig::default(),
             Continuation { first_number: 7, discontinuities: 0, is_resumed: false },
@@ -162,13 +167,16 @@ fn auth_08_sound_that_stays_as_it_is_has_no_hole_where_the_picture_becomes_anoth
         packager.set_tracks(one.clone(), sound.clone());
         let mut heard = 0;
         for frame in 0..200_i64 {
-            if frame == 90 {
+            if frame == change {
                 packager.set_tracks(other.clone(), sound.clone());
             }
-            let arrival = START_UTC_NANOS + frame * 1_000_000_000 / 30;
-            packager.handle_unit(unit(TrackKind::Video, frame * 12_000, frame % 30 == 0), arrival);
+            let later = if frame < change { 0 } else { 600_000_000 };
+            let arrival = START_UTC_NANOS + frame * 1_000_000_000 / 30 + later;
+            packager.handle_unit(unit(TrackKind::Video, frame * 12_000, frame % 30 == 0 || frame == change), arrival);
             while heard < frame * 1600 - behind {
-                packager.handle_unit(unit(TrackKind::Audio, heard, true), arrival);
+                if !missing.contains(&frame) {
+                    packager.handle_unit(unit(TrackKind::Audio, heard, true), arrival);
+                }
                 heard += 1024;
             }
         }
@@ -180,21 +188,26 @@ fn auth_08_sound_that_stays_as_it_is_has_no_hole_where_the_picture_becomes_anoth
                     panic!("{} is listed and not there", part.uri);
                 };
                 let (start, length, _) = fragment(&slices[0], track);
-                assert!(end.is_none_or(|end| end == start), "{behind}: {} begins at {start}, not {end:?}", part.uri);
+                let is_next = end.is_none_or(|end| end == start) || !missing.is_empty();
+                assert!(is_next, "{case}: {} begins at {start}, not {end:?}", part.uri);
                 end = Some(start + length);
                 if track == TrackKind::Audio {
                     // None of it stands for what is missing behind it.
                     let frames = u32::from_be_bytes(slices[0][80..84].try_into().expect("four bytes"));
-                    assert_eq!(length, 1024 * u64::from(frames), "{behind}: {}", part.uri);
+                    assert_eq!(length, 1024 * u64::from(frames), "{case}: {}", part.uri);
                 }
             }
-            list.segments
-                .iter()
-                .filter(|segment| segment.discontinuity)
-                .map(|segment| segment.number)
-                .collect::<Vec<_>>()
+            let numbers = list.segments.iter().filter(|segment| segment.discontinuity).map(|segment| segment.number);
+            let dates = list.segments.iter().map(|segment| (segment.number, segment.date_ms.expect("dated")));
+            (numbers.collect::<Vec<_>>(), dates.collect::<HashMap<_, _>>())
         });
-        assert_eq!((breaks[0].len(), &breaks[0]), (1, &breaks[1]), "{behind}");
+        let [(of_pictures, shown), (of_sound, heard)] = breaks;
+        assert_eq!((of_pictures.len(), &of_pictures), (1, &of_sound), "{case}");
+        for (number, date) in heard.iter().filter(|_| missing.is_empty()) {
+            // What was there of the sound when the picture changed is heard before the change.
+            let (apart, ahead) = (date - shown[number], (-behind).max(0) / 48);
+            assert!((0..=23 + ahead).contains(&apart), "{case}: {apart} ms between picture and sound of {number}");
+        }
     }
 }
 

@@ -102,7 +102,11 @@ struct Played {
     video: Cut,
     audio: Cut,
     pictures: Track,
+    sound: Track,
 }
+
+/// Longest that sound is away, in milliseconds: a frame and its rounding at a switch.
+const SOUND_APART_MS: i64 = 50;
 
 impl Played {
     /// Of encoders that each ran no longer than so many seconds at a time.
@@ -119,33 +123,47 @@ impl Played {
         let video: Vec<_> = made.iter().map(|made| (&made.video[..], &made.shown_us[..])).collect();
         let audio: Vec<_> = made.iter().map(|made| (&made.audio[..], &made.heard_us[..])).collect();
         let (video, audio) = (Cut::of(&video, &pictures.units), Cut::of(&audio, &sound.units));
-        Self { video, audio, pictures }
+        Self { video, audio, pictures, sound }
     }
 
     /// Whether of each encoder nothing is missing, nothing came twice or in another order, and sound is where the picture is.
     fn is_right(&self, takes: usize) -> bool {
-        let is_right = |cut: &Cut, lost| cut.takes.len() == takes && lost + cut.back == 0;
-        let is_right = is_right(&self.video, self.video.missing(REORDERED))
-            && is_right(&self.audio, self.audio.missing(0))
-            && self.pictures.missed == 0
-            && self.pictures.undecoded == 0
-            && self.video.apart_ms(&self.audio).is_some_and(|apart| apart <= 40);
+        let Self { video, audio, pictures, sound } = self;
+        let is_whole = |cut: &Cut, lost| cut.takes.len() == takes && lost + cut.back == 0;
+        let faults = |track: &Track| track.undecoded + track.disordered;
+        let drifts = audio.takes.iter().any(|take| take.varied_us > 25_000);
+        let is_right = is_whole(video, video.missing(REORDERED))
+            && is_whole(audio, audio.missing(0))
+            && faults(pictures) + faults(sound) == 0
+            && (pictures.gaps, pictures.discontinuities) == (sound.gaps, sound.discontinuities)
+            && pictures.span_ms() >= 20_000
+            && pictures.span_ms().abs_diff(sound.span_ms()) <= 4000
+            && !drifts
+            && video.apart_ms(audio).is_some_and(|apart| apart <= 40);
         if !is_right {
-            eprintln!("{takes} takes were expected; pictures: {:?}\nsound: {:?}", self.video, self.audio);
+            let faults = [pictures, sound]
+                .map(|track| (track.undecoded, track.disordered, track.gaps, track.discontinuities, track.span_ms()));
+            eprintln!("{takes} takes were expected; pictures: {video:?}\nsound: {audio:?}\n{faults:?}");
         }
         is_right
     }
 
-    /// Whether no picture was later than so many milliseconds after the one before, nor sound.
+    /// Whether each segment could be fetched, and no picture was later than so many milliseconds after the one before, nor sound without one.
     fn is_dense(&self, longest_ms: i64) -> bool {
-        self.video.longest_ms <= longest_ms && self.audio.longest_ms <= longest_ms
+        let missed = self.pictures.missed + self.sound.missed;
+        missed == 0 && self.video.longest_ms <= longest_ms && self.audio.longest_ms <= SOUND_APART_MS
+    }
+
+    /// Whether there are no pictures of anybody else, and no longer silence for each of so many switches than for a gap of a second.
+    fn is_pure(&self, switches: usize) -> bool {
+        self.video.strange == 0 && self.audio.strange <= switches * 48
     }
 
     fn describe(&self) -> String {
-        let Self { video, audio, pictures } = self;
+        let Self { video, audio, pictures, .. } = self;
         format!(
             "{} pictures in {} takes, {} missing, at most {} ms apart; sound: {} missing, at most {} ms apart, \
-             {} ms beside the picture; {} strange, {} discontinuities, {} gaps",
+             {} ms beside the picture; of none of them: {} pictures, {} frames; {} discontinuities, {} gaps",
             pictures.units.len(),
             video.takes.len(),
             video.missing(REORDERED),
@@ -154,6 +172,7 @@ impl Played {
             audio.longest_ms,
             video.apart_ms(audio).unwrap_or(-1),
             video.strange,
+            audio.strange,
             pictures.discontinuities,
             pictures.gaps
         )
@@ -208,7 +227,7 @@ pub(crate) async fn two_encoders(
     // There and back.
     let usual = if backup == Backup::Alike { 0 } else { 2 * harms.count() };
     let is_smooth = breaks == usual && returns == harms.count() && felt.longest() <= 1000;
-    let is_seen = played.is_right(1 + 2 * harms.count()) && played.is_dense(1000) && played.video.strange == 0;
+    let is_seen = played.is_right(1 + 2 * harms.count()) && played.is_dense(1000) && played.is_pure(2 * rounds);
     let row = Row {
         what: format!("{}: the first {harm}", backup.describe()),
         times: harms.count(),
@@ -306,7 +325,7 @@ pub(crate) async fn reconnect(program: &Path, folder: &Path, rounds: usize) -> b
     }
     let felt = players.felt().await;
     let played = Played::of(recorder, &[FIRST], 30, folder).await;
-    let is_seen = played.is_right(1 + rounds) && played.is_dense(1000) && played.video.strange == 0;
+    let is_seen = played.is_right(1 + rounds) && played.is_dense(1000) && played.is_pure(rounds);
     let events = server.events().await;
     let row = Row {
         what: "the only encoder reconnects at once, its times begin at zero, no slate".to_owned(),
@@ -396,7 +415,12 @@ pub(crate) async fn sparse(program: &Path, folder: &Path) -> bool {
         what: "one picture every 3 s, for 40 s".to_owned(),
         times: 1,
         lost: format!("{switches} switch; {}", played.describe()),
-        is_met: felt.is_nothing() && played.is_right(1) && played.is_dense(3001) && gaps + breaks == 0 && switches == 1,
+        is_met: felt.is_nothing()
+            && played.is_right(1)
+            && played.is_dense(3001)
+            && played.is_pure(0)
+            && gaps + breaks == 0
+            && switches == 1,
         felt: Some(felt),
         ..Row::default()
     };
@@ -454,6 +478,7 @@ pub(crate) async fn restart(program: &Path, folder: &Path, rounds: usize) -> boo
         // Its encoder needs a second of that.
         is_met: twice == 0
             && played.is_right(1 + rounds)
+            && played.is_pure(rounds)
             && first_numbers.is_sorted()
             && felt.page_goes_on()
             && felt.longest() <= 3000
@@ -501,7 +526,7 @@ pub(crate) async fn obs(program: &Path, folder: &Path) -> bool {
         times: harms.count(),
         lost: played.describe(),
         detected: harms.until(&server.events().await, is_detection),
-        is_met: played.is_right(1) && played.is_dense(34) && felt.is_nothing(),
+        is_met: played.is_right(1) && played.is_dense(34) && played.is_pure(0) && felt.is_nothing(),
         felt: Some(felt),
         ..Row::default()
     };
