@@ -190,7 +190,7 @@ impl TsSource {
     fn on_unit(&mut self, at: Arrival, unit: &PesUnit) {
         if self.video.as_ref().is_some_and(|track| track.pid == unit.pid) {
             if unit.is_damaged {
-                // Half a picture ends some decoders; a missing one is a moment of smear.
+                // Half a picture ends some decoders, Chromium's among them; without it, it is a moment of smear (docs/drills.md).
                 return self.leg.count_damaged();
             }
             return self.on_video(at, unit);

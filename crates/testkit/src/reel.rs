@@ -221,7 +221,7 @@ fn times_us(file: &[u8]) -> Vec<i64> {
 pub struct Take {
     /// Which encoder.
     pub encoder: usize,
-    /// The first and the last of its units.
+    /// The first and the last of its units that are not repeated.
     pub units: (usize, usize),
     /// Units between them that did not come.
     pub missing: usize,
@@ -240,6 +240,8 @@ pub struct Cut {
     pub takes: Vec<Take>,
     /// Units that none of the encoders made: a slate.
     pub strange: usize,
+    /// Units that an encoder made more than once, which tell nothing: silence, or a picture that is sent again because there was no new one.
+    pub repeated: usize,
     /// The longest time from one unit to the next, in milliseconds.
     pub longest_ms: i64,
     /// Units that are played no later than the one before.
@@ -249,13 +251,14 @@ pub struct Cut {
 impl Cut {
     /// Compares; of what was made, hashes and times of each encoder. An encoder that is started again makes the same again.
     pub fn of(made: &[(&[String], &[i64])], seen: &[Unit]) -> Self {
-        let places: HashMap<&str, (usize, usize)> = made
-            .iter()
-            .enumerate()
-            .flat_map(|(encoder, (hashes, _))| {
-                hashes.iter().enumerate().map(move |(index, hash)| (&hash[..], (encoder, index)))
-            })
-            .collect();
+        let mut times: HashMap<&str, usize> = HashMap::new();
+        made.iter().flat_map(|(hashes, _)| hashes.iter()).for_each(|hash| *times.entry(hash).or_default() += 1);
+        // Of those that tell something: whose, and the how many-th.
+        let mut places: HashMap<&str, (usize, usize, i64)> = HashMap::new();
+        for (encoder, (hashes, at_us)) in made.iter().enumerate() {
+            let once = hashes.iter().zip(*at_us).filter(|(hash, _)| times[&hash[..]] == 1);
+            places.extend(once.enumerate().map(|(index, (hash, at_us))| (&hash[..], (encoder, index, *at_us))));
+        }
         let steps = || seen.windows(2).map(|pair| pair[1].at_us - pair[0].at_us);
         let mut cut = Self {
             longest_ms: steps().max().unwrap_or_default() / 1000,
@@ -264,12 +267,16 @@ impl Cut {
         };
         let mut open: Option<Take> = None;
         for unit in seen {
-            let Some(&(encoder, index)) = places.get(&unit.hash[..]) else {
+            let Some(&(encoder, index, made_us)) = places.get(&unit.hash[..]) else {
+                if times.contains_key(&unit.hash[..]) {
+                    cut.repeated += 1;
+                    continue;
+                }
                 cut.strange += 1;
                 cut.takes.extend(open.take());
                 continue;
             };
-            let shift_us = unit.at_us - made[encoder].1[index];
+            let shift_us = unit.at_us - made_us;
             match &mut open {
                 Some(take) if take.encoder == encoder && take.units.1 < index => {
                     take.missing_last = index - take.units.1 - 1;
@@ -337,6 +344,9 @@ mod tests {
         assert_eq!([0, 1, 2].map(|reordered| cut.missing(reordered)), [3, 3, 1], "only right before the last one");
         assert_eq!(cut.takes[0].shift_us, 1_000_000 + 3 * 40_000 - 6 * 40_000);
 
+        let still: Vec<String> = "a b c c d e".split(' ').map(str::to_owned).collect();
+        let cut = Cut::of(&[(&still[..], &first.1[..6])], &seen("a b c c d e"));
+        assert_eq!((cut.takes.len(), cut.missing(0), cut.repeated, cut.strange), (1, 0, 2, 0));
         let again = Cut::of(&made, &seen("a1 a2 a2 a3"));
         assert_eq!(again.takes.len(), 2, "what comes again begins another take");
         let mut odd = seen("a1 a2 a3");
