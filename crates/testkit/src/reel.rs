@@ -40,8 +40,8 @@ pub struct Track {
     pub undecoded: usize,
     /// Units that ffmpeg, which goes by the order of pictures in the bitstream, shows no later than the one before.
     pub disordered: usize,
-    /// Widths and heights of what was decoded, each once.
-    pub sizes: Vec<String>,
+    /// Codecs (RFC 6381), widths and heights of what was decoded, each once.
+    pub kinds: Vec<String>,
 }
 
 /// One picture or frame of sound.
@@ -119,12 +119,13 @@ impl Reading {
             } else {
                 (decoded.audio, decoded.heard_us)
             };
-            let times = times_us(&std::fs::read(file).expect("was written"));
+            let (codec, times) = inside(&std::fs::read(file).expect("was written"));
             self.track.undecoded += times.len().abs_diff(hashes.len());
             self.track.disordered += shown.windows(2).filter(|pair| pair[1] <= pair[0]).count();
             self.track.units.extend(hashes.into_iter().zip(times).map(|(hash, at_us)| Unit { hash, at_us }));
-            if !self.track.sizes.contains(&decoded.size) {
-                self.track.sizes.push(decoded.size);
+            let kind = format!("{codec} {}", decoded.size);
+            if !self.track.kinds.contains(&kind) {
+                self.track.kinds.push(kind);
             }
             let _ = std::fs::remove_file(file);
         }
@@ -199,9 +200,9 @@ impl Track {
     }
 }
 
-/// When the samples of a file are played, in microseconds, in that order. FFmpeg itself moves pictures of tracks that have negative composition
+/// The codec of a file, and when its samples are played, in microseconds, in that order. FFmpeg itself moves pictures of tracks that have negative composition
 /// offsets. spec: ISO/IEC 14496-12 §8.6.1.3
-fn times_us(file: &[u8]) -> Vec<i64> {
+fn inside(file: &[u8]) -> (String, Vec<i64>) {
     let tracks = read_init(file).expect("an initialization segment");
     let hz = i64::from(tracks[0].timescale);
     let mut times = Vec::new();
@@ -213,7 +214,7 @@ fn times_us(file: &[u8]) -> Vec<i64> {
         }
     }
     times.sort_unstable();
-    times
+    (tracks[0].codec_string.clone().unwrap_or_default(), times)
 }
 
 /// What came of one encoder without anything else between.

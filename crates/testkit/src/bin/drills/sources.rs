@@ -152,6 +152,7 @@ impl Played {
             let faults = [pictures, sound]
                 .map(|track| (track.undecoded, track.disordered, track.gaps, track.discontinuities, track.span_ms()));
             eprintln!("{takes} takes were expected; pictures: {video:?}\nsound: {audio:?}\n{faults:?}");
+            eprintln!("{:?} {:?}", pictures.kinds, sound.kinds);
         }
         is_right
     }
@@ -297,7 +298,8 @@ pub(crate) async fn slate(program: &Path, folder: &Path, rounds: usize, is_silen
             && switched.len() == rounds
             && played.is_right(1 + rounds)
             && played.is_dense(aim.into())
-            && played.pictures.sizes == [FIRST.size]
+            && played.pictures.kinds.len() == 1 // the slate's are the source's
+            && played.sound.kinds.len() == 1
             && back.iter().all(|gap| *gap <= 1000)
             && switched.iter().all(|after| *after <= aim.into())
             && felt.longest() <= aim.into()
