@@ -205,6 +205,8 @@ pub struct Comparison {
     pub strange: usize,
     /// Where, among the units that were made, the first was missing.
     pub first_missing: Option<usize>,
+    /// Units that were made after the last one that was seen.
+    pub unseen: usize,
 }
 
 impl Comparison {
@@ -229,6 +231,7 @@ impl Comparison {
                 }
             }
         }
+        comparison.unseen = made.len() - last.map_or(0, |last| last + 1);
         comparison
     }
 
@@ -240,9 +243,9 @@ impl Comparison {
         seen.windows(2).filter(follows).map(|pair| (pair[0], pair[1])).collect()
     }
 
-    /// Everything was seen once, in order.
+    /// Everything was seen once, in order, and most of it: players come later, and are behind.
     pub fn is_whole(&self) -> bool {
-        self.seen > 0 && (self.missing, self.again, self.strange) == (0, 0, 0)
+        self.seen > self.unseen && (self.missing, self.again, self.strange) == (0, 0, 0)
     }
 }
 
@@ -256,7 +259,8 @@ mod tests {
         let made = list("a b c d e f");
         assert!(Comparison::of(&made, &list("b c d e")).is_whole());
         let seen = Comparison::of(&made, &list("a b x b e d f"));
-        assert_eq!(seen, Comparison { seen: 4, missing: 2, again: 2, strange: 1, first_missing: Some(2) });
+        assert_eq!(seen, Comparison { seen: 4, missing: 2, again: 2, strange: 1, first_missing: Some(2), unseen: 0 });
+        assert!(!Comparison::of(&made, &list("a b")).is_whole(), "it did not watch for long enough");
         assert!(!Comparison::of(&made, &[]).is_whole());
     }
 

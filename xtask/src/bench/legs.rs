@@ -92,7 +92,8 @@ fn lose_all(folder: &Path, waits_for_slates: bool) -> anyhow::Result<()> {
     let keys: Vec<String> = names.iter().map(|stream| ours.key(stream)).collect::<Result<_, _>>()?;
     let replaying = replay_to(&ours.rtmp, &keys, folder, Size::Small, PREPARING_MAX * 2)?;
     let began = Instant::now();
-    let slates = || fs::read_dir(ours.state.join("slates")).map_or(0, Iterator::count);
+    let is_ready = |entry: &fs::DirEntry| entry.path().extension().is_none_or(|end| end != "new");
+    let slates = || fs::read_dir(ours.state.join("slates")).map_or(0, |found| found.flatten().filter(is_ready).count());
     while waits_for_slates && slates() < LOSERS {
         if began.elapsed() > PREPARING_MAX {
             bail!("only {} slates", slates());

@@ -107,7 +107,8 @@ async fn compared(source: Source, witness: Witness) -> (String, Comparison, Comp
         eprintln!("of pictures: {:?}, of sound: {:?}", leaps[0], leaps[1]);
     }
     let lost = |of: Comparison| of.missing + of.again + of.strange;
-    let text = format!("{} of {} pictures, {} of {} frames of sound", lost(video), video.seen, lost(audio), audio.seen);
+    let all = |of: Comparison| of.seen + of.missing;
+    let text = format!("{} of {} pictures, {} of {} frames of sound", lost(video), all(video), lost(audio), all(audio));
     (text, video, audio)
 }
 

@@ -334,7 +334,7 @@ pub(crate) async fn reconnect(program: &Path, folder: &Path, rounds: usize) -> b
         breaks = breaks.max(discontinuities(&media_playlist(&server).await));
     }
     let felt = players.felt().await;
-    let played = Played::of(recorder, &[FIRST], 30, folder).await;
+    let played = Played::of(recorder, &[FIRST], length + 30, folder).await;
     let is_seen = played.is_right(1 + rounds) && played.is_dense(1000) && played.is_pure(rounds);
     let events = server.events().await;
     let row = Row {

@@ -24,6 +24,8 @@ pub(crate) struct Felt {
     pub(crate) holes: u64,
     /// By how many milliseconds its latency grew in a minute.
     pub(crate) growth: i64,
+    /// All that the probe says.
+    told: String,
     /// By the browser.
     pub(crate) page: Look,
     errors: Vec<String>,
@@ -57,6 +59,7 @@ impl Players {
             longest_ms: count("stall_longest_ms"),
             holes: count("holes"),
             growth: number("latency_slope_ms_per_minute"),
+            told: text,
             page,
             errors,
         }
@@ -159,6 +162,9 @@ impl Row {
             [&self.gaps, &self.detected, &self.switched].map(|times| middle_and_worst(times));
         let verdict = if *is_met { "" } else { " **missed**" };
         println!("| {what} | {times} | {lost} | {probe} | {page} | {gap} | {noticed} | {switched} |{verdict}");
+        if let Some(felt) = felt.filter(|_| !*is_met) {
+            eprintln!("{}", felt.told); // for whoever looks for the reason
+        }
         *is_met
     }
 }
