@@ -93,11 +93,12 @@ async fn assert_nothing_is_lost(rig: &Rig, outputs: &[(&'static str, String)], h
     assert!(unseen < 65, "{unseen} pictures were not seen: the last harm was 2.6 s before the end");
 }
 
-/// An SRT path, and how many of 1,000 datagrams it loses when it is well.
-async fn srt_path(rig: &Rig, key: &str, loss_per_mille: u64) -> (Relay, (&'static str, String)) {
+/// An SRT path, how many of 1,000 datagrams it loses when it is well, and its latency.
+async fn srt_path(rig: &Rig, key: &str, (loss_per_mille, latency_ms): (u64, u32)) -> (Relay, (&'static str, String)) {
     let line = Line { delay: Duration::from_millis(10), loss_per_mille, ..Line::default() };
     let relay = Relay::start(rig.srt(), line, 5).await;
-    let url = format!("srt://{}?streamid=publish:show:{key}&pkt_size=1316", relay.address);
+    let url =
+        format!("srt://{}?streamid=publish:show:{key}&pkt_size=1316&latency={}", relay.address, latency_ms * 1000);
     (relay, ("mpegts", url))
 }
 
@@ -153,7 +154,7 @@ async fn one_encode_over_rtmp_and_srt_loses_nothing_whatever_happens_to_either()
     let rig = Rig::start().await;
     let key = rig.key("show").await;
     let cable = Cable::to(rig.rtmp()).await;
-    let (relay, over_srt) = srt_path(&rig, &key, 20).await;
+    let (relay, over_srt) = srt_path(&rig, &key, (20, 120)).await;
     let outputs = [("flv", format!("rtmp://{}/live/{key}", cable.address)), over_srt];
     assert_nothing_is_lost(&rig, &outputs, async |round| match round % 4 {
         0 => cable.cut(),
@@ -168,9 +169,9 @@ async fn one_encode_over_two_srt_paths_loses_nothing_when_either_is_dark_or_lose
     let rig = Rig::start().await;
     let key = rig.key("show").await;
     // What comes too late over one path, on a machine that does other things too, nobody has while the other is dark: they lose nothing by
-    // themselves here. In the drills they do.
-    let (one, first) = srt_path(&rig, &key, 0).await;
-    let (other, second) = srt_path(&rig, &key, 0).await;
+    // themselves here, and have time. In the drills they do, and have 120 ms.
+    let (one, first) = srt_path(&rig, &key, (0, 500)).await;
+    let (other, second) = srt_path(&rig, &key, (0, 500)).await;
     assert_nothing_is_lost(&rig, &[first, second], async |round| {
         harm_srt(if round % 2 == 0 { &one } else { &other }, 0, round % 4 < 2).await;
     })
