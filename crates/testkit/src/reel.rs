@@ -200,8 +200,8 @@ impl Track {
     }
 }
 
-/// The codec of a file, and when its samples are played, in microseconds, in that order. FFmpeg itself moves pictures of tracks that have negative composition
-/// offsets. spec: ISO/IEC 14496-12 §8.6.1.3
+/// The codec of a file, and when its samples are played, in microseconds, in that order. FFmpeg itself moves pictures of tracks that have
+/// negative composition offsets. spec: ISO/IEC 14496-12 §8.6.1.3
 fn inside(file: &[u8]) -> (String, Vec<i64>) {
     let tracks = read_init(file).expect("an initialization segment");
     let hz = i64::from(tracks[0].timescale);

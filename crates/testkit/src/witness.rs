@@ -154,17 +154,6 @@ impl Hashes {
         size.clone_into(&mut hashes.size);
         hashes
     }
-
-    /// From the first picture to the last, the longest time from one to the next, both in milliseconds, and how many are shown no later than
-    /// the one before.
-    pub fn pace(&self) -> (i64, i64, usize) {
-        let steps = || self.shown_us.windows(2).map(|pair| pair[1] - pair[0]);
-        (
-            steps().sum::<i64>() / 1000,
-            steps().max().unwrap_or_default() / 1000,
-            steps().filter(|step| *step <= 0).count(),
-        )
-    }
 }
 
 /// A player that decodes a stream while it is live.
@@ -272,7 +261,7 @@ mod tests {
                     0, 3000, 6000, 1, 345600, 5ba13fb7a6943722da2344d1a34e2f03\n0, 1, 1, 1, 345600, 3ba13f";
         let hashes = Hashes::parse(text);
         assert_eq!((hashes.video.len(), hashes.audio.len()), (3, 1));
-        assert_eq!(hashes.pace(), (66, 100, 1));
+        assert_eq!(hashes.shown_us, [0, 100_000, 66_666]);
         assert_eq!((&*hashes.heard_us, &*hashes.size), (&[20_000][..], "640x360"));
         let sound =
             Hashes::parse("#tb 0: 1/48000\n#media_type 0: audio\n0, 0, 0, 1024, 341, 6b26412e66cf818212cc0b26199ad076");
